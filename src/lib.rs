@@ -1,0 +1,1 @@
+//! Wharf: an image registry for the inside of a cluster.

@@ -1,0 +1,3 @@
+//! Arguments in, one command run, error chain and exit code out.
+
+fn main() {}

@@ -1,0 +1,1 @@
+//! Digests, names, manifests, and where a registry keeps them.
