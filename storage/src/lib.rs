@@ -1,11 +1,21 @@
 //! Digests, names, manifests, and where a registry keeps them.
+//!
+//! Three layers, from the outside in. `Registry` hands out permits (`Reader`, `Writer`, `Deleter`) whose methods are the rules
+//! of a registry: what makes a blob, a tag, a referrer. The rules speak to a [`Backend`](backend::Backend), which keeps objects under keys
+//! and uploads under way, and knows no rule. The [`layout`] says which key is which: CNCF distribution's, so that either can serve what
+//! the other wrote.
+//!
+//! Nothing here knows HTTP, or who is asking.
 
+pub mod backend;
 mod digest;
+pub mod layout;
 mod reference;
 mod repository_name;
 mod tag;
 
 pub use digest::{Algorithm, Digest, DigestError, HashState, HashStateError, Hasher};
+pub use layout::{UploadId, UploadIdError};
 pub use reference::{Reference, ReferenceError};
 pub use repository_name::{RepositoryName, RepositoryNameError};
 pub use tag::{Tag, TagError};
