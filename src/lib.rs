@@ -1,1 +1,3 @@
 //! Wharf: an image registry for the inside of a cluster.
+
+pub mod api;

@@ -1,0 +1,3 @@
+//! Blobs: how their bytes are selected and framed.
+
+pub mod range;

@@ -1,0 +1,187 @@
+//! The headers that make a pull depend on what the client already has: `If-None-Match`, `If-Range` and `Range`.
+//!
+//! The entity tag of everything that is pulled is its digest in quotes; there is no modification date.
+
+use std::{iter, str};
+
+use axum::http::{HeaderMap, HeaderValue, header};
+use storage::Digest;
+
+use crate::api::blobs::range::Selection;
+
+/// What one request asks about the content it pulls.
+#[derive(Clone, Debug, Default)]
+pub struct Conditions {
+    if_none_match: Vec<HeaderValue>,
+    if_range: Option<HeaderValue>,
+    range: Option<HeaderValue>,
+}
+
+impl Conditions {
+    /// Takes the conditions out of a request's headers.
+    pub fn of(headers: &HeaderMap) -> Self {
+        Self {
+            if_none_match: headers.get_all(header::IF_NONE_MATCH).iter().cloned().collect(),
+            if_range: headers.get(header::IF_RANGE).cloned(),
+            range: headers.get(header::RANGE).cloned(),
+        }
+    }
+
+    /// Whether the client has the content already, so that 304 is the answer (RFC 9110 §13.1.2).
+    pub fn not_modified(&self, digest: &Digest) -> bool {
+        let mut tags = self.if_none_match.iter().flat_map(EntityTag::list);
+        tags.any(|tag| tag.opaque == "*" && !tag.quoted || tag.is(digest))
+    }
+
+    /// Which bytes of the content to send to a `GET`. `If-Range` holds only if it is this very digest: a weak tag or a
+    /// date (RFC 9110 §13.1.5) never is, and then the content is sent whole.
+    pub fn select(&self, digest: &Digest, size_bytes: u64) -> Selection {
+        let Some(range) = &self.range else { return Selection::Whole };
+        let unchanged = match &self.if_range {
+            None => true,
+            Some(value) => EntityTag::list(value).next().is_some_and(|tag| tag.is(digest) && !tag.weak),
+        };
+        if unchanged { Selection::parse(range, size_bytes) } else { Selection::Whole }
+    }
+}
+
+/// The entity tag of the content called `digest`.
+pub fn entity_tag(digest: &Digest) -> HeaderValue {
+    HeaderValue::try_from(format!("\"{digest}\"")).expect("a digest is made of visible ASCII characters")
+}
+
+/// One element of a list of entity tags. CNCF distribution also takes a digest without quotes, and so does this.
+struct EntityTag<'a> {
+    weak: bool,
+    quoted: bool,
+    opaque: &'a str,
+}
+
+impl<'a> EntityTag<'a> {
+    /// Reads a header to its end, or to the first thing that is no tag.
+    fn list(header: &'a HeaderValue) -> impl Iterator<Item = Self> {
+        let mut rest = str::from_utf8(header.as_bytes()).unwrap_or_default();
+        iter::from_fn(move || {
+            rest = rest.trim_start_matches([' ', '\t', ',']);
+            let (weak, tag) = rest.strip_prefix("W/").map_or((false, rest), |tag| (true, tag));
+            let (quoted, opaque, behind) = match tag.strip_prefix('"') {
+                Some(tag) => tag.split_once('"').map(|(opaque, behind)| (true, opaque, behind))?,
+                None => {
+                    let (opaque, behind) = tag.split_at(tag.find(',').unwrap_or(tag.len()));
+                    (false, opaque.trim_end(), behind)
+                }
+            };
+            rest = behind;
+            (quoted || !opaque.is_empty()).then_some(Self { weak, quoted, opaque })
+        })
+    }
+
+    fn is(&self, digest: &Digest) -> bool {
+        self.opaque.parse().as_ref() == Ok(digest)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+    use storage::Algorithm;
+
+    use super::*;
+
+    fn digest() -> Digest {
+        Digest::of(Algorithm::Sha256, b"content")
+    }
+
+    fn other() -> Digest {
+        Digest::of(Algorithm::Sha256, b"other content")
+    }
+
+    fn conditions(headers: &[(header::HeaderName, &str)]) -> Conditions {
+        let headers =
+            headers.iter().map(|(name, value)| (name.clone(), HeaderValue::from_str(value).unwrap()));
+        Conditions::of(&headers.collect())
+    }
+
+    fn not_modified(if_none_match: &str) -> bool {
+        conditions(&[(header::IF_NONE_MATCH, if_none_match)]).not_modified(&digest())
+    }
+
+    #[test]
+    fn content_that_the_client_has_is_not_modified() {
+        let (digest, other) = (digest(), other());
+        for header in [
+            format!("\"{digest}\""),
+            format!("W/\"{digest}\""),
+            digest.to_string(),
+            format!(" {digest} "),
+            "*".to_owned(),
+            format!("\"{other}\", W/\"{digest}\""),
+            format!("\"{other}\",,\t\"{digest}\" ,"),
+            format!("{other},{digest}"),
+            format!("\"a,b\", \"{digest}\""),
+        ] {
+            assert!(not_modified(&header), "{header}");
+        }
+    }
+
+    #[test]
+    fn content_that_the_client_lacks_is_sent() {
+        let (digest, other) = (digest(), other());
+        for header in [
+            String::new(),
+            ",".to_owned(),
+            "W/".to_owned(),
+            "\"*\"".to_owned(),
+            "\"\"".to_owned(),
+            format!("\"{other}\""),
+            format!("\"{digest}"),
+            format!("\"x,{digest},y\""),
+            format!("\"{}\"", digest.to_string().to_uppercase()),
+        ] {
+            assert!(!not_modified(&header), "{header}");
+        }
+        assert!(!conditions(&[]).not_modified(&digest));
+    }
+
+    #[test]
+    fn the_lines_of_a_repeated_header_are_one_list() {
+        let mut headers = HeaderMap::new();
+        headers.append(header::IF_NONE_MATCH, entity_tag(&other()));
+        headers.append(header::IF_NONE_MATCH, entity_tag(&digest()));
+        assert!(Conditions::of(&headers).not_modified(&digest()));
+    }
+
+    #[test]
+    fn a_range_counts_only_while_if_range_holds() {
+        let (digest, other) = (digest(), other());
+        let whole = |headers: &[(header::HeaderName, &str)]| {
+            conditions(headers).select(&digest, 100) == Selection::Whole
+        };
+        let range = (header::RANGE, "bytes=1-2");
+        let out_of_reach = (header::RANGE, "bytes=200-");
+        assert!(whole(&[]));
+        assert!(whole(&[(header::IF_RANGE, &format!("\"{digest}\""))]));
+        assert!(!whole(std::slice::from_ref(&range)));
+        assert!(!whole(&[range.clone(), (header::IF_RANGE, &format!("\"{digest}\""))]));
+        for stale in [
+            format!("\"{other}\""),
+            format!("W/\"{digest}\""),
+            "Wed, 21 Oct 2026 07:28:00 GMT".to_owned(),
+            String::new(),
+        ] {
+            assert!(whole(&[range.clone(), (header::IF_RANGE, &stale)]), "{stale}");
+            assert!(whole(&[out_of_reach.clone(), (header::IF_RANGE, &stale)]), "{stale}");
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn no_header_makes_it_panic(bytes in prop::collection::vec(any::<u8>(), 0..80)) {
+            let Ok(value) = HeaderValue::from_bytes(&bytes) else { return Ok(()) };
+            let headers = [header::IF_NONE_MATCH, header::IF_RANGE, header::RANGE].map(|name| (name, value.clone()));
+            let conditions = Conditions::of(&headers.into_iter().collect());
+            conditions.not_modified(&digest());
+            conditions.select(&digest(), 10);
+        }
+    }
+}

@@ -1,0 +1,3 @@
+//! Uploads under way: how their URLs are made.
+
+pub mod state;
