@@ -1,0 +1,206 @@
+//! Manifests: what a repository holds by tag or digest, checked before it is kept and served byte for byte.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+
+use crate::backend::BackendError;
+use crate::digest::Digest;
+use crate::layout;
+use crate::links;
+use crate::manifest::{Manifest, MediaType};
+use crate::reference::Reference;
+use crate::registry::{Deleter, Reader, Writer};
+use crate::tag::Tag;
+
+/// A manifest as it is kept.
+#[derive(Clone, Debug)]
+pub struct StoredManifest {
+    /// The digest by which it is kept.
+    pub digest: Digest,
+    /// Its media type, told from its content.
+    pub media_type: MediaType,
+    /// Its bytes, exactly as they were pushed.
+    pub bytes: Bytes,
+}
+
+/// What a manifest refers to must be there; how strictly.
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+pub enum MissingReferences {
+    /// Every blob and every child must be there. The subject never need.
+    #[default]
+    Refuse,
+    /// The children of an index may be missing: a sparse index.
+    AllowChildren,
+    /// Nothing is looked up.
+    AllowAll,
+}
+
+/// Why a manifest was not kept.
+#[derive(Debug, thiserror::Error)]
+pub enum PutManifestError {
+    /// These digests, which it refers to, are not in the repository.
+    #[error("the repository lacks {} of the blobs and manifests that it refers to", .0.len())]
+    Missing(Vec<Digest>),
+    /// The store failed.
+    #[error("cannot keep the manifest")]
+    Backend(#[from] BackendError),
+}
+
+impl Reader {
+    /// A manifest of this repository. `None` when the tag or digest is not there, or when the bytes are lost.
+    pub async fn manifest(&self, reference: &Reference) -> Result<Option<Arc<StoredManifest>>, BackendError> {
+        let digest = match reference {
+            Reference::Tag(tag) => match self.tagged(tag).await? {
+                Some(digest) => digest,
+                None => return Ok(None),
+            },
+            Reference::Digest(digest) => *digest,
+        };
+        match self.remembered_revision(&digest).await? {
+            Some(stored) => self.stored_manifest(&stored).await,
+            None => Ok(None),
+        }
+    }
+
+    async fn remembered_revision(&self, digest: &Digest) -> Result<Option<Digest>, BackendError> {
+        let revisions = &self.registry.caches.revisions;
+        let key = (self.repository.clone(), *digest);
+        if let Some(stored) = revisions.get(&key) {
+            return Ok(Some(stored));
+        }
+        let since = revisions.before_reading();
+        let stored = links::read(self.backend(), &layout::revision_link(&self.repository, digest)).await?;
+        if let Some(stored) = stored {
+            revisions.remember(key, stored, since);
+        }
+        Ok(stored)
+    }
+
+    async fn stored_manifest(&self, digest: &Digest) -> Result<Option<Arc<StoredManifest>>, BackendError> {
+        if let Some(manifest) = self.registry.caches.manifests.get(digest) {
+            return Ok(Some(manifest));
+        }
+        let limit = self.registry.options.manifest_limit_bytes;
+        let Some(bytes) = self.backend().read(&layout::blob(digest), limit).await? else { return Ok(None) };
+        // Distribution writes manifests in place: a crash may have left half of one. It counts as lost, and a push heals it.
+        if Digest::of(digest.algorithm(), &bytes) != *digest {
+            tracing::warn!(repository = %self.repository, %digest, "the stored manifest does not match its digest");
+            return Ok(None);
+        }
+        let Ok(media_type) = Manifest::stored(&bytes) else {
+            tracing::warn!(repository = %self.repository, %digest, "the stored manifest is of no type that is served");
+            return Ok(None);
+        };
+        let manifest = Arc::new(StoredManifest { digest: *digest, media_type, bytes });
+        self.registry.caches.manifests.insert(*digest, manifest.clone());
+        Ok(Some(manifest))
+    }
+
+    /// Which of the things that `manifest` refers to this repository lacks.
+    async fn missing(
+        &self,
+        manifest: &Manifest,
+        allowed: MissingReferences,
+    ) -> Result<Vec<Digest>, BackendError> {
+        let mut missing = Vec::new();
+        if allowed == MissingReferences::AllowAll {
+            return Ok(missing);
+        }
+        let blobs: Vec<Digest> = manifest.required_blobs().map(|blob| blob.digest).collect();
+        let held = self.hold(&blobs, layout::layer_link).await?;
+        missing.extend(blobs.iter().zip(held).filter(|(_, held)| !held).map(|(digest, _)| *digest));
+        if allowed == MissingReferences::Refuse {
+            let children: Vec<Digest> = manifest.children().iter().map(|child| child.digest).collect();
+            let held = self.hold(&children, layout::revision_link).await?;
+            let rest: Vec<Digest> =
+                children.iter().zip(held).filter(|(_, held)| !held).map(|(digest, _)| *digest).collect();
+            // What buildkit writes as a cache is an index of layers.
+            let held = self.hold(&rest, layout::layer_link).await?;
+            missing.extend(rest.iter().zip(held).filter(|(_, held)| !held).map(|(digest, _)| *digest));
+        }
+        missing.sort_unstable();
+        missing.dedup();
+        Ok(missing)
+    }
+
+    /// Whether this repository has each of `digests`: its link, and the bytes.
+    async fn hold(
+        &self,
+        digests: &[Digest],
+        link: fn(&crate::RepositoryName, &Digest) -> layout::Key,
+    ) -> Result<Vec<bool>, BackendError> {
+        let keys: Vec<_> = digests.iter().map(|digest| link(&self.repository, digest)).collect();
+        let contents = self.backend().read_many(&keys, links::LIMIT_BYTES).await?;
+        let stored: Vec<_> =
+            contents.iter().map(|content| content.as_deref().and_then(links::parse)).collect();
+        let blobs: Vec<_> = stored.iter().flatten().map(layout::blob).collect();
+        let mut sizes = self.backend().sizes(&blobs).await?.into_iter();
+        Ok(stored.iter().map(|stored| stored.is_some() && sizes.next().flatten().is_some()).collect())
+    }
+}
+
+impl Writer {
+    /// Keeps `bytes`, which are `manifest` and have `digest`, and points `tags` at it.
+    ///
+    /// In this order: bytes, revision, referrer, tags; a crash leaves a prefix of that, and the push may be repeated.
+    ///
+    /// # Errors
+    /// [`PutManifestError::Missing`] when something it refers to is not in the repository and `allowed` asks for it.
+    pub async fn put_manifest(
+        &self,
+        manifest: &Manifest,
+        bytes: Bytes,
+        digest: &Digest,
+        tags: &[Tag],
+        allowed: MissingReferences,
+    ) -> Result<(), PutManifestError> {
+        let missing = self.0.missing(manifest, allowed).await?;
+        if !missing.is_empty() {
+            return Err(PutManifestError::Missing(missing));
+        }
+        let Reader { repository, registry } = &self.0;
+        let backend = self.0.backend();
+        let key = layout::blob(digest);
+        // Looked at in the store, whole, each time: only so does a push heal what was torn or lost.
+        let kept = match backend.read(&key, bytes.len() as u64).await {
+            Ok(kept) => kept.is_some_and(|kept| kept == bytes),
+            Err(error) if error.fault == crate::backend::Fault::TooLarge => false,
+            Err(error) => return Err(error.into()),
+        };
+        if !kept {
+            backend.write(&key, bytes.clone()).await?;
+        }
+        links::write(backend, &layout::revision_link(repository, digest), digest).await?;
+        registry.caches.revisions.forget(&(repository.clone(), *digest));
+        if let Some(subject) = manifest.subject() {
+            let link = layout::referrer_link(repository, &subject.digest, digest);
+            links::write(backend, &link, digest).await?;
+        }
+        for tag in tags {
+            self.point_tag(tag, digest).await?;
+        }
+        Ok(())
+    }
+}
+
+impl Deleter {
+    /// Removes a manifest and every tag that points at it, and says whether it was there. Its referrers stay.
+    pub async fn delete_manifest(&self, digest: &Digest) -> Result<bool, BackendError> {
+        let reader = &self.0;
+        let backend = reader.backend();
+        let link = layout::revision_link(&reader.repository, digest);
+        let Some(stored) = links::read(backend, &link).await? else { return Ok(false) };
+        // The revision goes last, so that a deletion cut short can be repeated.
+        self.delete_tags_of(digest).await?;
+        if let Some(manifest) = reader.stored_manifest(&stored).await?
+            && let Ok(manifest) = Manifest::parse(None, &manifest.bytes)
+            && let Some(subject) = manifest.subject()
+        {
+            backend.delete(&layout::referrer_link(&reader.repository, &subject.digest, digest)).await?;
+        }
+        backend.delete(&link).await?;
+        reader.registry.caches.revisions.forget(&(reader.repository.clone(), *digest));
+        Ok(true)
+    }
+}
