@@ -1,0 +1,121 @@
+//! Tags: names that point at manifests, listed in byte order.
+
+use crate::backend::BackendError;
+use crate::digest::Digest;
+use crate::layout;
+use crate::links;
+use crate::registry::{Deleter, Reader, Writer};
+use crate::tag::Tag;
+
+/// Some of the tags of a repository.
+#[derive(Clone, Debug, Default, Eq, PartialEq)]
+pub struct TagPage {
+    /// The tags, in byte order.
+    pub tags: Vec<Tag>,
+    /// Whether more follow the last of these.
+    pub more: bool,
+}
+
+impl Reader {
+    /// Lists at most `limit` tags strictly after `after`, which need not be a tag. `None` when the repository does not exist.
+    pub async fn tags(&self, after: Option<&str>, limit: usize) -> Result<Option<TagPage>, BackendError> {
+        let folder = layout::tags(&self.repository);
+        let mut page = TagPage::default();
+        let mut after = after.map(str::to_owned);
+        // One more than asked for is looked at, to know whether more follow.
+        while page.tags.len() <= limit {
+            let found =
+                self.backend().children(&folder, after.as_deref(), limit + 1 - page.tags.len()).await?;
+            let names: Vec<Tag> = found.names.iter().filter_map(|name| name.parse().ok()).collect();
+            page.tags.extend(self.without_torn(names).await?);
+            match found.names.into_iter().next_back() {
+                Some(last) if found.more => after = Some(last),
+                _ => break,
+            }
+        }
+        page.more = page.tags.len() > limit;
+        page.tags.truncate(limit);
+        if page.tags.is_empty() && !self.exists().await? {
+            return Ok(None);
+        }
+        Ok(Some(page))
+    }
+
+    /// Whether this repository was ever pushed a manifest.
+    pub async fn exists(&self) -> Result<bool, BackendError> {
+        let manifests = layout::manifests(&layout::repository(&self.repository));
+        Ok(!self.backend().children(&manifests, None, 1).await?.names.is_empty())
+    }
+
+    /// What a tag points at, whether or not such a manifest is there.
+    pub(crate) async fn tagged(&self, tag: &Tag) -> Result<Option<Digest>, BackendError> {
+        let tags = &self.registry.caches.tags;
+        let key = (self.repository.clone(), tag.clone());
+        if let Some(digest) = tags.get(&key) {
+            return Ok(Some(digest));
+        }
+        let since = tags.before_reading();
+        let digest = links::read(self.backend(), &layout::tag_link(&self.repository, tag)).await?;
+        if let Some(digest) = digest {
+            tags.remember(key, digest, since);
+        }
+        Ok(digest)
+    }
+
+    /// Leaves out the tags of which a crash left a folder, but no link.
+    async fn without_torn(&self, tags: Vec<Tag>) -> Result<Vec<Tag>, BackendError> {
+        let links: Vec<_> = tags.iter().map(|tag| layout::tag_link(&self.repository, tag)).collect();
+        let sizes = self.backend().sizes(&links).await?;
+        Ok(tags
+            .into_iter()
+            .zip(sizes)
+            .filter_map(|(tag, size)| size.filter(|size| *size > 0).map(|_| tag))
+            .collect())
+    }
+}
+
+impl Writer {
+    /// Points a tag at a manifest that is there.
+    pub(crate) async fn point_tag(&self, tag: &Tag, digest: &Digest) -> Result<(), BackendError> {
+        let Reader { repository, .. } = &self.0;
+        let backend = self.0.backend();
+        links::write(backend, &layout::tag_history_link(repository, tag, digest), digest).await?;
+        links::write(backend, &layout::tag_link(repository, tag), digest).await?;
+        self.0.registry.caches.tags.forget(&(repository.clone(), tag.clone()));
+        Ok(())
+    }
+}
+
+impl Deleter {
+    /// Removes a tag, not what it points at, and says whether it was there.
+    pub async fn delete_tag(&self, tag: &Tag) -> Result<bool, BackendError> {
+        let Reader { repository, .. } = &self.0;
+        // The link goes first: without it there is no tag, whatever a crash leaves of the rest.
+        let existed = self.0.backend().delete(&layout::tag_link(repository, tag)).await?;
+        self.0.backend().delete_folder(&layout::tag(repository, tag)).await?;
+        self.0.registry.caches.tags.forget(&(repository.clone(), tag.clone()));
+        Ok(existed)
+    }
+
+    /// Removes every tag that points at `digest`.
+    pub(crate) async fn delete_tags_of(&self, digest: &Digest) -> Result<(), BackendError> {
+        const BATCH: usize = 1000;
+        let folder = layout::tags(&self.0.repository);
+        let mut after = None;
+        loop {
+            let found = self.0.backend().children(&folder, after.as_deref(), BATCH).await?;
+            let tags: Vec<Tag> = found.names.iter().filter_map(|name| name.parse().ok()).collect();
+            let keys: Vec<_> = tags.iter().map(|tag| layout::tag_link(&self.0.repository, tag)).collect();
+            let contents = self.0.backend().read_many(&keys, links::LIMIT_BYTES).await?;
+            for (tag, content) in tags.iter().zip(contents) {
+                if content.as_deref().and_then(links::parse).as_ref() == Some(digest) {
+                    self.delete_tag(tag).await?;
+                }
+            }
+            match found.names.into_iter().next_back() {
+                Some(last) if found.more => after = Some(last),
+                _ => return Ok(()),
+            }
+        }
+    }
+}

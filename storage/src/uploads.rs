@@ -1,0 +1,341 @@
+//! Uploads: blobs on their way in, hashed as they arrive, resumed from checkpoints that hold bytes and hash state together.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+use bytes::Bytes;
+use futures_util::{Stream, StreamExt};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::time::Instant;
+
+use crate::backend::{BackendError, Content, Object, Stage, UploadStatus};
+use crate::catalog::Walk;
+use crate::digest::{Algorithm, Digest, Hasher};
+use crate::layout::{self, UploadId, UploadKey};
+use crate::registry::{Registry, Writer};
+
+/// Bytes are written in batches of about this size.
+const BATCH_BYTES: usize = 256 << 10;
+/// A batch that has waited this long for more is written as it is, so that slow clients do not sit on the common budget.
+const BATCH_PATIENCE: Duration = Duration::from_millis(100);
+/// A long body is checkpointed each time this many bytes have come, so that a killed server costs no more than that.
+const CHECKPOINT_BYTES: u64 = 64 << 20;
+/// Below this size, hashing here costs less than handing the work to another thread.
+const HASHED_IN_PLACE_BYTES: usize = 32 << 10;
+
+/// An upload, opened for writing by this caller alone.
+#[derive(Debug)]
+pub struct Upload {
+    writer: Writer,
+    stage: Box<dyn Stage>,
+    hasher: Hasher,
+    checkpointed: u64,
+}
+
+/// Why bytes were not taken in.
+#[derive(Debug, thiserror::Error)]
+pub enum ReceiveError<E> {
+    /// The body ended early; what had come is kept.
+    #[error("the body ended early")]
+    Body(#[source] E),
+    /// The store failed; the upload continues from its last checkpoint.
+    #[error("cannot store the body")]
+    Backend(#[source] BackendError),
+}
+
+/// Why an upload did not become a blob.
+#[derive(Debug, thiserror::Error)]
+pub enum FinishError {
+    /// The bytes have another digest. The upload is gone.
+    #[error("the content has the digest {actual}, not {expected}")]
+    DigestMismatch {
+        /// The digest that was promised.
+        expected: Digest,
+        /// The digest of what came.
+        actual: Digest,
+    },
+    /// The store failed; the upload continues from its last checkpoint.
+    #[error("cannot finish the upload")]
+    Backend(#[from] BackendError),
+}
+
+impl Writer {
+    /// Begins an upload whose content is expected to be named by a digest of `algorithm`. Another one works too, but has its
+    /// content read once more at the end.
+    pub async fn begin_upload(&self, algorithm: Algorithm) -> Result<UploadId, BackendError> {
+        let id = UploadId::random();
+        self.0.backend().begin_upload(&self.upload_key(id), algorithm).await?;
+        Ok(id)
+    }
+
+    /// How far an upload of this repository has come. `None` when there is no such upload.
+    pub async fn upload(&self, id: UploadId) -> Result<Option<UploadStatus>, BackendError> {
+        self.0.backend().upload(&self.upload_key(id)).await
+    }
+
+    /// Opens an upload of this repository at its last checkpoint. `None` when there is no such upload.
+    ///
+    /// # Errors
+    /// [`Fault::Busy`](crate::backend::Fault::Busy) while another request writes to it.
+    pub async fn resume_upload(&self, id: UploadId) -> Result<Option<Upload>, BackendError> {
+        let Some(stage) = self.0.backend().stage(&self.upload_key(id)).await? else { return Ok(None) };
+        let hasher = Hasher::resume(stage.resumed_from());
+        Ok(Some(Upload { writer: self.clone(), checkpointed: hasher.bytes(), stage, hasher }))
+    }
+
+    fn upload_key(&self, id: UploadId) -> UploadKey {
+        UploadKey { repository: self.repository().clone(), id }
+    }
+}
+
+impl Upload {
+    /// How many bytes it has: where the next one goes.
+    pub fn offset(&self) -> u64 {
+        self.hasher.bytes()
+    }
+
+    /// Takes in a body, hashing and writing it as it comes. It is not durable before [`Upload::keep`] or [`Upload::finish`],
+    /// except when the body ends early: what had come is then kept, to be resumed.
+    ///
+    /// Memory is bounded by the registry's upload budget, shared with all other uploads.
+    pub async fn receive<S, E>(&mut self, body: S) -> Result<(), ReceiveError<E>>
+    where
+        S: Stream<Item = Result<Bytes, E>> + Unpin,
+    {
+        let mut source = Source::new(body, self.writer.0.registry.upload_budget.clone());
+        let mut batch = source.batch().await;
+        while !batch.chunks.is_empty() {
+            // The next batch arrives while this one is hashed and written. A failure to write does not wait for the client.
+            let (_, next) = tokio::try_join!(self.store(batch), async { Ok(source.batch().await) })
+                .map_err(ReceiveError::Backend)?;
+            batch = next;
+        }
+        match source.end {
+            Some(Err(error)) => {
+                self.keep().await.map_err(ReceiveError::Backend)?;
+                Err(ReceiveError::Body(error))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// Makes everything received so far durable, and answers how many bytes that is.
+    pub async fn keep(&mut self) -> Result<u64, BackendError> {
+        let offset = self.hasher.bytes();
+        if offset != self.checkpointed {
+            self.stage.checkpoint(&self.hasher.state()).await?;
+            self.checkpointed = offset;
+        }
+        Ok(offset)
+    }
+
+    /// Makes what was received the blob `digest` of this repository, durable when it answers.
+    ///
+    /// # Errors
+    /// [`FinishError::DigestMismatch`] when it is something else; the upload is then gone, and nothing of it stays.
+    pub async fn finish(mut self, digest: &Digest) -> Result<(), FinishError> {
+        let actual = if digest.algorithm() == self.hasher.algorithm() {
+            self.hasher.finish()
+        } else {
+            hash(self.stage.content().await?, digest.algorithm()).await?
+        };
+        if actual != *digest {
+            self.stage.discard().await?;
+            return Err(FinishError::DigestMismatch { expected: *digest, actual });
+        }
+        self.stage.publish(&layout::blob(digest)).await?;
+        Ok(self.writer.link_blob(digest, digest).await?)
+    }
+
+    /// Forgets the upload and all its bytes.
+    pub async fn cancel(self) -> Result<(), BackendError> {
+        self.stage.discard().await
+    }
+
+    async fn store(&mut self, batch: Batch) -> Result<(), BackendError> {
+        let Batch { chunks, length, permits } = batch;
+        let mut hasher = self.hasher.clone();
+        let hash = async {
+            if length <= HASHED_IN_PLACE_BYTES {
+                chunks.iter().for_each(|chunk| hasher.update(chunk));
+                return Ok(hasher);
+            }
+            let chunks = chunks.clone();
+            let hashed = tokio::task::spawn_blocking(move || {
+                chunks.iter().for_each(|chunk| hasher.update(chunk));
+                hasher
+            });
+            hashed.await.map_err(|error| BackendError::io("hash", "an upload", error.into()))
+        };
+        let (hasher, ()) = tokio::try_join!(hash, self.stage.push(chunks.clone()))?;
+        drop(permits);
+        self.hasher = hasher;
+        if self.hasher.bytes() - self.checkpointed >= CHECKPOINT_BYTES {
+            self.keep().await?;
+        }
+        Ok(())
+    }
+}
+
+impl Registry {
+    /// Forgets every upload that was last written to before `deadline`, and answers how many those were. An upload that cannot be
+    /// judged or removed is logged and left for the next time.
+    pub async fn purge_uploads(&self, deadline: SystemTime) -> Result<usize, BackendError> {
+        const BATCH: usize = 1000;
+        let backend = &*self.0.backend;
+        let mut purged = 0;
+        let mut walk = Walk::new(backend, None);
+        while let Some(repository) = walk.next().await? {
+            let folder = layout::uploads(&layout::repository(&repository));
+            let mut after: Option<String> = None;
+            loop {
+                let page = backend.children(&folder, after.as_deref(), BATCH).await?;
+                for id in page.names.iter().filter_map(|name| name.parse::<UploadId>().ok()) {
+                    let upload = UploadKey { repository: repository.clone(), id };
+                    match purge(backend, &upload, deadline).await {
+                        Ok(true) => purged += 1,
+                        Ok(false) => {}
+                        Err(error) => {
+                            tracing::warn!(%upload, error = &error as &dyn std::error::Error, "upload not purged")
+                        }
+                    }
+                }
+                match page.names.into_iter().next_back() {
+                    Some(last) if page.more => after = Some(last),
+                    _ => break,
+                }
+            }
+        }
+        Ok(purged)
+    }
+}
+
+async fn purge(
+    backend: &dyn crate::backend::Backend,
+    upload: &UploadKey,
+    deadline: SystemTime,
+) -> Result<bool, BackendError> {
+    match backend.upload(upload).await? {
+        Some(status) if status.touched < deadline => {}
+        _ => return Ok(false),
+    }
+    // Opening it shows that nobody is writing to it.
+    match backend.stage(upload).await {
+        Ok(Some(stage)) => stage.discard().await.map(|()| true),
+        Ok(None) => Ok(false),
+        Err(error) if error.fault == crate::backend::Fault::Busy => Ok(false),
+        Err(error) => Err(error),
+    }
+}
+
+/// Bytes on their way from a body to the stage, and their share of the budget.
+#[derive(Default)]
+struct Batch {
+    chunks: Vec<Bytes>,
+    length: usize,
+    permits: Option<OwnedSemaphorePermit>,
+}
+
+/// A body, taken in batches as the common budget allows.
+struct Source<S, E> {
+    body: S,
+    budget: Arc<Semaphore>,
+    /// Arrived, but not yet allowed for.
+    waiting: VecDeque<Bytes>,
+    end: Option<Result<(), E>>,
+}
+
+impl<S, E> Source<S, E>
+where
+    S: Stream<Item = Result<Bytes, E>> + Unpin,
+{
+    fn new(body: S, budget: Arc<Semaphore>) -> Self {
+        Self { body, budget, waiting: VecDeque::new(), end: None }
+    }
+
+    /// The next bytes; none only at the end of the body.
+    async fn batch(&mut self) -> Batch {
+        let mut batch = Batch::default();
+        let mut patience = None;
+        while batch.length < BATCH_BYTES {
+            let Some(chunk) = self.chunk(patience).await else { break };
+            let share = u32::try_from(chunk.len().min(BATCH_BYTES)).unwrap_or(u32::MAX);
+            let permit = match self.budget.clone().try_acquire_many_owned(share) {
+                Ok(permit) => permit,
+                // Never wait for others while holding a share that they may be waiting for.
+                Err(_) if batch.length > 0 => {
+                    self.waiting.push_front(chunk);
+                    break;
+                }
+                Err(_) => match self.budget.clone().acquire_many_owned(share).await {
+                    Ok(permit) => permit,
+                    Err(_) => break,
+                },
+            };
+            match &mut batch.permits {
+                Some(permits) => permits.merge(permit),
+                none => *none = Some(permit),
+            }
+            batch.length += chunk.len();
+            batch.chunks.push(chunk);
+            patience.get_or_insert_with(|| Instant::now() + BATCH_PATIENCE);
+        }
+        batch
+    }
+
+    /// The next piece of the body that is not empty. `None` at its end, or when `deadline` comes first.
+    async fn chunk(&mut self, deadline: Option<Instant>) -> Option<Bytes> {
+        if let Some(chunk) = self.waiting.pop_front() {
+            return Some(chunk);
+        }
+        while self.end.is_none() {
+            let next = match deadline {
+                Some(deadline) => tokio::time::timeout_at(deadline, self.body.next()).await.ok()?,
+                None => self.body.next().await,
+            };
+            match next {
+                Some(Ok(chunk)) if chunk.is_empty() => {}
+                Some(Ok(chunk)) => return Some(chunk),
+                Some(Err(error)) => self.end = Some(Err(error)),
+                None => self.end = Some(Ok(())),
+            }
+        }
+        None
+    }
+}
+
+/// Reads an object through once for its digest.
+async fn hash(object: Object, algorithm: Algorithm) -> Result<Digest, BackendError> {
+    match object.content {
+        Content::File(file) => {
+            let hashed = tokio::task::spawn_blocking(move || {
+                use std::os::unix::fs::FileExt;
+                let mut hasher = Hasher::new(algorithm);
+                let mut buffer = vec![0; BATCH_BYTES];
+                loop {
+                    let read = file.read_at(&mut buffer, hasher.bytes())?;
+                    if read == 0 {
+                        return Ok(hasher.finish());
+                    }
+                    hasher.update(&buffer[..read]);
+                }
+            });
+            hashed
+                .await
+                .map_err(Into::into)
+                .flatten()
+                .map_err(|error| BackendError::io("read", "an upload", error))
+        }
+        Content::Remote(ranges) => {
+            let mut hasher = Hasher::new(algorithm);
+            let mut stream = ranges.stream(0..object.size);
+            while let Some(chunk) = stream.next().await {
+                hasher.update(&chunk?);
+                // A source that always has more at hand must not keep the thread from others.
+                tokio::task::consume_budget().await;
+            }
+            Ok(hasher.finish())
+        }
+    }
+}
