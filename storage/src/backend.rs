@@ -3,6 +3,8 @@
 //! A backend keeps *objects* under [`Key`]s and *uploads* under way. It knows nothing of links, tags or manifests: those are rules,
 //! written once over these few verbs. Every clause below is a function of the suite in `conformance`, which each backend passes.
 
+pub mod volume;
+
 use std::fmt;
 use std::fs::File;
 use std::io;
@@ -95,8 +97,8 @@ pub trait Stage: fmt::Debug + Send + Sync {
     async fn content(&mut self) -> Result<Object, BackendError>;
 
     /// Makes the pushed bytes the object at `to`, all or nothing, in place of whatever was there; after `Ok` they survive a crash.
-    /// Takes time in proportion to nothing but what is still unwritten. The upload itself is gone afterwards, also when
-    /// a crash comes between.
+    /// Takes time in proportion to nothing but what is still unwritten. The upload is gone afterwards; a
+    /// crash may leave it, without bytes.
     async fn publish(self: Box<Self>, to: &Key) -> Result<(), BackendError>;
 
     /// Forgets the upload and all its bytes.

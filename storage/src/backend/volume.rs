@@ -1,0 +1,394 @@
+//! A backend in a folder: a PVC, an NFS mount, a local disk.
+//!
+//! Keys are paths. An object appears by a rename, after its bytes were synced, and the folder it appears in is synced before the
+//! answer. Every call works on a thread of the blocking pool, in one hop; a runtime thread never waits for a disk.
+
+mod files;
+mod listing;
+mod stage;
+
+use std::fs::File;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use bytes::Bytes;
+
+use self::files::Files;
+use self::listing::Listings;
+use self::stage::VolumeStage;
+use super::{Backend, BackendError, Content, Fault, Object, Page, Stage, UploadStatus};
+use crate::digest::Algorithm;
+use crate::layout::{self, Folder, Key, UploadKey};
+
+/// A folder that keeps a registry. Cheap to clone; any number of processes may share the folder.
+#[derive(Clone, Debug)]
+pub struct Volume {
+    files: Arc<Files>,
+    listings: Arc<Listings>,
+}
+
+/// How a volume is used.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct VolumeOptions {
+    /// What a crash of the machine may take.
+    pub durability: Durability,
+    /// Whether anything will be written.
+    pub access: Access,
+}
+
+/// What a crash of the machine may take. A crash of the process alone takes nothing either way.
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+pub enum Durability {
+    /// Nothing that was acknowledged: files and folders are synced first.
+    #[default]
+    Synced,
+    /// What the kernel had not written yet.
+    Buffered,
+}
+
+/// Whether anything will be written.
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+pub enum Access {
+    /// The folder must be writable.
+    #[default]
+    ReadWrite,
+    /// The folder need not be writable.
+    ReadOnly,
+}
+
+/// Why a folder cannot keep a registry.
+#[derive(Debug, thiserror::Error)]
+pub enum VolumeError {
+    /// It is not there, and neither is what it would be made in: probably a volume that is not mounted.
+    #[error(
+        "{0} does not exist and cannot be made, because its parent does not exist either: is the volume mounted?"
+    )]
+    Missing(PathBuf),
+    /// It is something else.
+    #[error("{0} is not a folder")]
+    NotAFolder(PathBuf),
+    /// The file system is mounted read-only.
+    #[error(
+        "{0} is on a file system that is mounted read-only: mount it writable, or set storage.maintenance.readonly"
+    )]
+    ReadOnly(PathBuf),
+    /// This process may not use it.
+    #[error("user {user} may not {act} {path}: change its owner or mode, or run as another user")]
+    Forbidden {
+        /// The folder, or what lies in it.
+        path: PathBuf,
+        /// What was tried, as a verb.
+        act: &'static str,
+        /// The user id of this process.
+        user: u32,
+    },
+    /// It failed in some other way.
+    #[error("cannot use {path}")]
+    Io {
+        /// The folder, or what lies in it.
+        path: PathBuf,
+        /// How it failed.
+        source: io::Error,
+    },
+}
+
+impl Volume {
+    /// Opens the folder `root`, which is made if its parent exists, and makes sure that it can be used as `options` say. Blocks.
+    ///
+    /// # Errors
+    /// Says which folder cannot be used, and why.
+    pub fn open(root: impl Into<PathBuf>, options: VolumeOptions) -> Result<Self, VolumeError> {
+        let root = root.into();
+        match std::fs::metadata(&root) {
+            Ok(metadata) if metadata.is_dir() => {}
+            Ok(_) => return Err(VolumeError::NotAFolder(root)),
+            Err(error) if error.kind() == io::ErrorKind::NotFound && options.access == Access::ReadWrite => {
+                std::fs::create_dir(&root).map_err(|error| match error.kind() {
+                    io::ErrorKind::NotFound => VolumeError::Missing(root.clone()),
+                    _ => VolumeError::of("make", &root, error),
+                })?;
+            }
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Err(VolumeError::Missing(root)),
+            Err(error) => return Err(VolumeError::of("look into", &root, error)),
+        }
+        std::fs::read_dir(&root).map_err(|error| VolumeError::of("list", &root, error))?;
+        let files = Files::new(root, options.durability);
+        if options.access == Access::ReadWrite {
+            let staging = files.path(layout::staging().as_str());
+            files.make_folder(&staging).map_err(|error| VolumeError::of("make", &staging, error))?;
+            files.probe().map_err(|error| VolumeError::of("write to", &staging, error))?;
+            files.sweep_staging();
+        }
+        Ok(Self { files: Arc::new(files), listings: Arc::default() })
+    }
+
+    /// Runs `work` where it may block.
+    async fn blocking<T: Send + 'static>(
+        &self,
+        operation: &'static str,
+        place: &str,
+        work: impl FnOnce(&Files) -> io::Result<T> + Send + 'static,
+    ) -> Result<T, BackendError> {
+        let files = self.files.clone();
+        blocking(operation, place, move || work(&files)).await
+    }
+}
+
+impl VolumeError {
+    fn of(act: &'static str, path: &Path, source: io::Error) -> Self {
+        let path = path.to_owned();
+        match source.kind() {
+            io::ErrorKind::ReadOnlyFilesystem => Self::ReadOnly(path),
+            io::ErrorKind::PermissionDenied => {
+                Self::Forbidden { path, act, user: rustix::process::geteuid().as_raw() }
+            }
+            _ => Self::Io { path, source },
+        }
+    }
+}
+
+#[async_trait]
+impl Backend for Volume {
+    async fn open(&self, key: &Key) -> Result<Option<Object>, BackendError> {
+        let path = self.files.path(key.as_str());
+        self.blocking("open", key.as_str(), move |_| {
+            let Some((file, size)) = files::open(&path)? else { return Ok(None) };
+            Ok(Some(Object { size, content: Content::File(Arc::new(file)) }))
+        })
+        .await
+    }
+
+    async fn read(&self, key: &Key, limit: u64) -> Result<Option<Bytes>, BackendError> {
+        let path = self.files.path(key.as_str());
+        let read = self.blocking("read", key.as_str(), move |_| files::read(&path, limit)).await?;
+        match read {
+            files::Read::Absent => Ok(None),
+            files::Read::Bytes(bytes) => Ok(Some(bytes)),
+            files::Read::TooLarge => Err(BackendError::of("read", key, Fault::TooLarge)),
+        }
+    }
+
+    async fn read_many(&self, keys: &[Key], limit: u64) -> Result<Vec<Option<Bytes>>, BackendError> {
+        let Some(first) = keys.first() else { return Ok(Vec::new()) };
+        let paths: Vec<_> = keys.iter().map(|key| self.files.path(key.as_str())).collect();
+        self.blocking("read", first.as_str(), move |_| {
+            let read = paths.iter().map(|path| match files::read(path, limit)? {
+                files::Read::Bytes(bytes) => Ok(Some(bytes)),
+                files::Read::Absent | files::Read::TooLarge => Ok(None),
+            });
+            read.collect()
+        })
+        .await
+    }
+
+    async fn sizes(&self, keys: &[Key]) -> Result<Vec<Option<u64>>, BackendError> {
+        let Some(first) = keys.first() else { return Ok(Vec::new()) };
+        let paths: Vec<_> = keys.iter().map(|key| self.files.path(key.as_str())).collect();
+        self.blocking("look up", first.as_str(), move |_| {
+            paths.iter().map(|path| files::size(path)).collect()
+        })
+        .await
+    }
+
+    async fn write(&self, key: &Key, bytes: Bytes) -> Result<(), BackendError> {
+        let path = self.files.path(key.as_str());
+        self.blocking("write", key.as_str(), move |files| files.write(&path, &bytes)).await
+    }
+
+    async fn delete(&self, key: &Key) -> Result<bool, BackendError> {
+        let path = self.files.path(key.as_str());
+        self.blocking("delete", key.as_str(), move |files| files.delete(&path)).await
+    }
+
+    async fn delete_folder(&self, folder: &Folder) -> Result<(), BackendError> {
+        let path = self.files.path(folder.as_str());
+        self.blocking("delete", folder.as_str(), move |files| files.delete_folder(&path)).await
+    }
+
+    async fn children(
+        &self,
+        folder: &Folder,
+        after: Option<&str>,
+        limit: usize,
+    ) -> Result<Page, BackendError> {
+        let path = self.files.path(folder.as_str());
+        let listings = self.listings.clone();
+        let after = after.map(str::to_owned);
+        self.blocking("list", folder.as_str(), move |_| listings.page(&path, after.as_deref(), limit)).await
+    }
+
+    async fn begin_upload(&self, upload: &UploadKey, algorithm: Algorithm) -> Result<(), BackendError> {
+        let upload = upload.clone();
+        self.blocking("begin", &upload.to_string(), move |files| stage::begin(files, &upload, algorithm))
+            .await
+    }
+
+    async fn upload(&self, upload: &UploadKey) -> Result<Option<UploadStatus>, BackendError> {
+        let upload = upload.clone();
+        self.blocking("look up", &upload.to_string(), move |files| stage::status(files, &upload)).await
+    }
+
+    async fn stage(&self, upload: &UploadKey) -> Result<Option<Box<dyn Stage>>, BackendError> {
+        let key = upload.clone();
+        let files = self.files.clone();
+        let opened = self
+            .blocking("open", &upload.to_string(), move |_| match VolumeStage::open(files, key) {
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => Ok(Err(Fault::Busy)),
+                opened => opened.map(Ok),
+            })
+            .await?;
+        match opened {
+            Ok(stage) => Ok(stage.map(|stage| Box::new(stage) as Box<dyn Stage>)),
+            Err(fault) => Err(BackendError::of("open", upload, fault)),
+        }
+    }
+
+    async fn probe(&self) -> Result<(), BackendError> {
+        self.blocking("write to", layout::staging().as_str(), Files::probe).await
+    }
+}
+
+/// Runs `work` on the pool of threads that may block.
+async fn blocking<T: Send + 'static>(
+    operation: &'static str,
+    place: &str,
+    work: impl FnOnce() -> io::Result<T> + Send + 'static,
+) -> Result<T, BackendError> {
+    let done = tokio::task::spawn_blocking(work).await;
+    done.map_err(io::Error::from).flatten().map_err(|error| BackendError::io(operation, place, error))
+}
+
+/// Syncs a file's bytes, and what is needed to read them back.
+fn sync(file: &File, durability: Durability) -> io::Result<()> {
+    match durability {
+        Durability::Synced => file.sync_data(),
+        Durability::Buffered => Ok(()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{Digest, Hasher, Registry, RegistryOptions, UploadId};
+
+    fn key() -> UploadKey {
+        UploadKey { repository: "team/app".parse().unwrap(), id: UploadId::random() }
+    }
+
+    fn volume() -> (tempfile::TempDir, Volume) {
+        let folder = tempfile::tempdir().unwrap();
+        let volume = Volume::open(folder.path(), VolumeOptions::default()).unwrap();
+        (folder, volume)
+    }
+
+    #[tokio::test]
+    async fn an_upload_resumes_at_its_last_checkpoint_and_becomes_a_blob() {
+        let (folder, volume) = volume();
+        let upload = key();
+        volume.begin_upload(&upload, Algorithm::Sha256).await.unwrap();
+        let mut stage = volume.stage(&upload).await.unwrap().unwrap();
+        let mut hasher = Hasher::new(Algorithm::Sha256);
+        hasher.update(b"kept ");
+        stage.push(vec!["ke".into(), "pt ".into()]).await.unwrap();
+        stage.checkpoint(&hasher.state()).await.unwrap();
+        stage.push(vec!["lost".into()]).await.unwrap();
+        let busy = volume.stage(&upload).await.unwrap_err();
+        assert_eq!(busy.fault, Fault::Busy);
+        drop(stage);
+
+        let other_replica = Volume::open(folder.path(), VolumeOptions::default()).unwrap();
+        let mut stage = other_replica.stage(&upload).await.unwrap().unwrap();
+        assert_eq!(stage.resumed_from().offset(), 5);
+        stage.push(vec!["again".into()]).await.unwrap();
+        let blob = layout::blob(&Digest::of(Algorithm::Sha256, b"kept again"));
+        stage.publish(&blob).await.unwrap();
+        assert_eq!(volume.read(&blob, 100).await.unwrap().unwrap(), "kept again");
+        assert!(volume.upload(&upload).await.unwrap().is_none());
+    }
+
+    #[tokio::test]
+    async fn a_torn_hash_state_is_passed_over() {
+        let (folder, volume) = volume();
+        let upload = key();
+        volume.begin_upload(&upload, Algorithm::Sha256).await.unwrap();
+        let mut stage = volume.stage(&upload).await.unwrap().unwrap();
+        let mut hasher = Hasher::new(Algorithm::Sha256);
+        hasher.update(b"whole");
+        stage.push(vec!["whole".into()]).await.unwrap();
+        stage.checkpoint(&hasher.state()).await.unwrap();
+        stage.push(vec![" and more".into()]).await.unwrap();
+        drop(stage);
+        let torn = layout::upload_checkpoint(&upload, Algorithm::Sha256, 9);
+        std::fs::write(folder.path().join(torn.as_str()), b"sha\x03").unwrap();
+        assert_eq!(volume.upload(&upload).await.unwrap().unwrap().checkpoint.offset(), 5);
+    }
+
+    #[tokio::test]
+    async fn names_are_listed_in_byte_order_and_what_others_add_is_seen() {
+        let (folder, volume) = volume();
+        let tags = layout::tags(&"team/app".parse().unwrap());
+        for name in ["v1.2", "v1", "v1-a", "v10"] {
+            volume.write(&tags.folder(name).object("link"), "x".into()).await.unwrap();
+        }
+        let page = volume.children(&tags, Some("v1"), 2).await.unwrap();
+        assert_eq!(page, Page { names: vec!["v1-a".into(), "v1.2".into()], more: true });
+        let other_replica = Volume::open(folder.path(), VolumeOptions::default()).unwrap();
+        other_replica.write(&tags.folder("v1-b").object("link"), "x".into()).await.unwrap();
+        let page = volume.children(&tags, Some("v1-a"), 9).await.unwrap();
+        assert_eq!(page.names, ["v1-b", "v1.2", "v10"]);
+        assert_eq!(volume.children(&tags.folder("no"), None, 9).await.unwrap(), Page::default());
+    }
+
+    #[tokio::test]
+    async fn a_listing_of_many_names_is_paged_through_and_follows_changes() {
+        let (folder, volume) = volume();
+        let tags = layout::tags(&"team/app".parse().unwrap());
+        let path = folder.path().join(tags.as_str());
+        std::fs::create_dir_all(&path).unwrap();
+        for number in 0..2000 {
+            std::fs::create_dir(path.join(format!("t{number:04}"))).unwrap();
+        }
+        // Long enough ago for the listing to be kept.
+        let settled = std::time::SystemTime::now() - std::time::Duration::from_secs(60);
+        File::open(&path).unwrap().set_modified(settled).unwrap();
+        for after in [None, Some("t0999"), Some("t0999")] {
+            let page = volume.children(&tags, after, 3).await.unwrap();
+            let first = after.map_or("t0000", |_| "t1000");
+            assert_eq!((page.names[0].as_str(), page.names.len(), page.more), (first, 3, true));
+        }
+        std::fs::create_dir(path.join("t0999a")).unwrap();
+        assert_eq!(volume.children(&tags, Some("t0999"), 1).await.unwrap().names, ["t0999a"]);
+    }
+
+    #[test]
+    fn a_folder_that_cannot_be_used_is_named() {
+        let folder = tempfile::tempdir().unwrap();
+        let missing = Volume::open(folder.path().join("no/such"), VolumeOptions::default()).unwrap_err();
+        assert!(missing.to_string().contains("is the volume mounted?"), "{missing}");
+        let file = folder.path().join("file");
+        std::fs::write(&file, "").unwrap();
+        assert!(matches!(Volume::open(file, VolumeOptions::default()), Err(VolumeError::NotAFolder(_))));
+    }
+
+    #[tokio::test]
+    async fn the_rules_stand_on_it() {
+        let (_folder, volume) = volume();
+        let registry = Registry::new(Arc::new(volume), RegistryOptions::default());
+        let writer = registry.writer("team/app".parse().unwrap());
+        let id = writer.begin_upload(Algorithm::Sha256).await.unwrap();
+        let mut upload = writer.resume_upload(id).await.unwrap().unwrap();
+        let body = futures_util::stream::iter([
+            Ok::<_, io::Error>(Bytes::from_static(b"some ")),
+            Ok("bytes".into()),
+        ]);
+        upload.receive(body).await.unwrap();
+        let digest = Digest::of(Algorithm::Sha256, b"some bytes");
+        upload.finish(&digest).await.unwrap();
+        let blob = registry.reader("team/app".parse().unwrap()).blob(&digest).await.unwrap().unwrap();
+        assert_eq!(blob.size, 10);
+        let elsewhere = registry.reader("team/other".parse().unwrap()).blob(&digest).await.unwrap();
+        assert!(elsewhere.is_none(), "another repository does not hold it");
+    }
+}

@@ -1,0 +1,229 @@
+//! The few ways in which a volume touches files and folders, each durable when it returns. All of it blocks.
+
+use std::fs::{self, File};
+use std::io::{self, Read as _, Write as _};
+use std::path::{Path, PathBuf};
+use std::time::{Duration, SystemTime};
+
+use bytes::Bytes;
+use uuid::Uuid;
+
+use super::{Durability, sync};
+use crate::layout;
+
+/// What a crash left in the staging folder is removed when it is this old: no write takes so long.
+const STALE: Duration = Duration::from_secs(24 * 60 * 60);
+/// A folder that others keep removing is made again this often before giving up.
+const ATTEMPTS: usize = 8;
+
+/// The files below a root.
+#[derive(Debug)]
+pub(super) struct Files {
+    root: PathBuf,
+    durability: Durability,
+}
+
+/// What reading a small file gave.
+pub(super) enum Read {
+    /// There is no such file.
+    Absent,
+    /// All of it.
+    Bytes(Bytes),
+    /// It has more bytes than were allowed.
+    TooLarge,
+}
+
+impl Files {
+    pub(super) fn new(root: PathBuf, durability: Durability) -> Self {
+        Self { root, durability }
+    }
+
+    /// The path of a key or folder.
+    pub(super) fn path(&self, place: &str) -> PathBuf {
+        self.root.join(place)
+    }
+
+    pub(super) fn durability(&self) -> Durability {
+        self.durability
+    }
+
+    /// Puts `bytes` at `path`, atomically.
+    pub(super) fn write(&self, path: &Path, bytes: &[u8]) -> io::Result<()> {
+        let (staged, mut file) = self.stage()?;
+        let written = file
+            .write_all(bytes)
+            .and_then(|()| sync(&file, self.durability))
+            .and_then(|()| self.rename(&staged, path));
+        if written.is_err() {
+            // What cannot be removed now is swept later.
+            let _ = fs::remove_file(&staged);
+        }
+        written
+    }
+
+    /// Moves a synced file to `path`, in place of what is there, making the folders that lead there.
+    pub(super) fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {
+        let parent = parent(to)?;
+        let mut attempts = 0;
+        loop {
+            match fs::rename(from, to) {
+                Ok(()) => return self.sync_folder(parent),
+                // The folder is not there yet, or somebody who found it empty has just removed it.
+                Err(error)
+                    if error.kind() == io::ErrorKind::NotFound && attempts < ATTEMPTS && from.exists() =>
+                {
+                    attempts += 1;
+                    self.make_folder(parent)?;
+                }
+                Err(error) => return Err(error),
+            }
+        }
+    }
+
+    /// Makes a folder and those above it. Syncs each folder that has a new one in it.
+    pub(super) fn make_folder(&self, folder: &Path) -> io::Result<()> {
+        match fs::create_dir(folder) {
+            Ok(()) => self.sync_folder(parent(folder)?),
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(()),
+            Err(error) if error.kind() == io::ErrorKind::NotFound && folder.starts_with(&self.root) => {
+                let parent = parent(folder)?;
+                self.make_folder(parent)?;
+                match fs::create_dir(folder) {
+                    Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(()),
+                    made => made.and_then(|()| self.sync_folder(parent)),
+                }
+            }
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Removes a file, and says whether there was one.
+    pub(super) fn delete(&self, path: &Path) -> io::Result<bool> {
+        match fs::remove_file(path) {
+            Ok(()) => self.sync_folder(parent(path)?).map(|()| true),
+            Err(error) if is_absence(&error) => Ok(false),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Removes a folder and all that is in it.
+    pub(super) fn delete_folder(&self, path: &Path) -> io::Result<()> {
+        let mut attempts = 0;
+        loop {
+            match fs::remove_dir_all(path) {
+                Ok(()) => return self.sync_folder(parent(path)?),
+                Err(error) if is_absence(&error) => return Ok(()),
+                // Somebody wrote into it meanwhile.
+                Err(error) if error.kind() == io::ErrorKind::DirectoryNotEmpty && attempts < ATTEMPTS => {
+                    attempts += 1
+                }
+                Err(error) => return Err(error),
+            }
+        }
+    }
+
+    /// Makes the entries of a folder durable. A folder that has gone meanwhile has none.
+    pub(super) fn sync_folder(&self, folder: &Path) -> io::Result<()> {
+        if self.durability == Durability::Buffered {
+            return Ok(());
+        }
+        match File::open(folder).and_then(|folder| folder.sync_all()) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+            synced => synced,
+        }
+    }
+
+    /// Makes the entries of a folder durable, and those of all that lead to it.
+    pub(super) fn sync_folders_to(&self, folder: &Path) -> io::Result<()> {
+        folder
+            .ancestors()
+            .take_while(|ancestor| ancestor.starts_with(&self.root))
+            .try_for_each(|it| self.sync_folder(it))
+    }
+
+    /// Writes a file and removes it.
+    pub(super) fn probe(&self) -> io::Result<()> {
+        let (staged, mut file) = self.stage()?;
+        let written = file.write_all(b"probe");
+        fs::remove_file(&staged)?;
+        written
+    }
+
+    /// Removes what crashes left in the staging folder. What cannot be removed stays for the next time.
+    pub(super) fn sweep_staging(&self) {
+        const AT_MOST: usize = 100_000;
+        let Ok(entries) = fs::read_dir(self.path(layout::staging().as_str())) else { return };
+        let deadline = SystemTime::now() - STALE;
+        for entry in entries.flatten().take(AT_MOST) {
+            if entry
+                .metadata()
+                .and_then(|metadata| metadata.modified())
+                .is_ok_and(|modified| modified < deadline)
+            {
+                let _ = fs::remove_file(entry.path());
+            }
+        }
+    }
+
+    /// A new file that nobody else has, to be renamed into its place.
+    fn stage(&self) -> io::Result<(PathBuf, File)> {
+        let folder = self.path(layout::staging().as_str());
+        let path = folder.join(Uuid::new_v4().to_string());
+        match File::create_new(&path) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                self.make_folder(&folder)?;
+                File::create_new(&path).map(|file| (path, file))
+            }
+            created => created.map(|file| (path, file)),
+        }
+    }
+}
+
+/// Opens a file and tells its size. `None` when there is no such file.
+pub(super) fn open(path: &Path) -> io::Result<Option<(File, u64)>> {
+    let file = match File::open(path) {
+        Ok(file) => file,
+        Err(error) if is_absence(&error) => return Ok(None),
+        Err(error) => return Err(error),
+    };
+    let metadata = file.metadata()?;
+    Ok(metadata.is_file().then_some((file, metadata.len())))
+}
+
+/// Reads a file of at most `limit` bytes.
+pub(super) fn read(path: &Path, limit: u64) -> io::Result<Read> {
+    let Some((file, size)) = open(path)? else { return Ok(Read::Absent) };
+    if size > limit {
+        return Ok(Read::TooLarge);
+    }
+    let mut bytes = Vec::with_capacity(usize::try_from(size).unwrap_or_default() + 1);
+    // Distribution writes in place: the file may have grown since.
+    file.take(limit + 1).read_to_end(&mut bytes)?;
+    Ok(if bytes.len() as u64 > limit { Read::TooLarge } else { Read::Bytes(bytes.into()) })
+}
+
+/// The size of a file. `None` when there is no such file.
+pub(super) fn size(path: &Path) -> io::Result<Option<u64>> {
+    match fs::metadata(path) {
+        Ok(metadata) => Ok(metadata.is_file().then_some(metadata.len())),
+        Err(error) if is_absence(&error) => Ok(None),
+        Err(error) => Err(error),
+    }
+}
+
+/// Removes a file if there is one; not durably.
+pub(super) fn remove(path: &Path) -> io::Result<()> {
+    match fs::remove_file(path) {
+        Err(error) if is_absence(&error) => Ok(()),
+        removed => removed,
+    }
+}
+
+/// Whether an error says that there is nothing at a path.
+pub(super) fn is_absence(error: &io::Error) -> bool {
+    matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory)
+}
+
+fn parent(path: &Path) -> io::Result<&Path> {
+    path.parent().ok_or_else(|| io::Error::new(io::ErrorKind::InvalidInput, "a path without a parent"))
+}

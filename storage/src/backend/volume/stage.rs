@@ -1,0 +1,255 @@
+//! An upload in a folder: a file that grows, and beside it the hash states from which it may be resumed.
+//!
+//! Whoever writes holds a lock on the file (`flock`), so that a second writer, in this process or another one, is refused. The lock goes
+//! with the file handle: a killed server leaves none behind.
+
+use std::fs::{self, File, OpenOptions};
+use std::io::{self, IoSlice};
+use std::os::unix::fs::MetadataExt;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::SystemTime;
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use tokio::task::JoinHandle;
+
+use super::files::{self, Files};
+use super::{blocking, sync};
+use crate::backend::{BackendError, Content, Object, Stage, UploadStatus};
+use crate::digest::{Algorithm, HashState, Hasher};
+use crate::layout::{self, Key, UploadKey};
+
+/// After so many bytes the disk is set to work, so that little is left to sync when the last byte has come.
+const WRITE_OUT_BYTES: u64 = 16 << 20;
+
+/// An upload that this process holds the lock of.
+#[derive(Debug)]
+pub(super) struct VolumeStage {
+    files: Arc<Files>,
+    key: UploadKey,
+    data: Arc<File>,
+    resumed_from: HashState,
+    /// Where the next byte goes.
+    end: u64,
+    /// Up to where the disk was set to work.
+    written_out: u64,
+    writing_out: Option<JoinHandle<io::Result<()>>>,
+    /// Whether the folders that lead to the upload are known to be durable.
+    reachable: bool,
+}
+
+/// Makes the folder of a new upload. It is not synced: a machine's crash costs the client nothing but another beginning.
+pub(super) fn begin(files: &Files, upload: &UploadKey, algorithm: Algorithm) -> io::Result<()> {
+    fs::create_dir_all(files.path(layout::upload(upload).as_str()))?;
+    // Without any state the hash is a sha256, as in distribution.
+    if algorithm != Algorithm::Sha256 {
+        write_checkpoint(files, upload, &Hasher::new(algorithm).state())?;
+    }
+    // The upload exists from here on.
+    let started = humantime::format_rfc3339_seconds(SystemTime::now()).to_string();
+    fs::write(files.path(layout::upload_started(upload).as_str()), started)
+}
+
+/// How far an upload has come.
+pub(super) fn status(files: &Files, upload: &UploadKey) -> io::Result<Option<UploadStatus>> {
+    let started = match fs::metadata(files.path(layout::upload_started(upload).as_str())) {
+        Err(error) if files::is_absence(&error) => return Ok(None),
+        started => started?,
+    };
+    let mut touched = started.modified()?;
+    let mut size = 0;
+    if let Some((data, length)) = files::open(&files.path(layout::upload_data(upload).as_str()))? {
+        touched = touched.max(data.metadata()?.modified()?);
+        size = length;
+    }
+    Ok(Some(UploadStatus { checkpoint: last_checkpoint(files, upload, size)?, touched }))
+}
+
+/// The furthest hash state that the data reaches.
+///
+/// Data without a state is cut off: it was being received when the server died. Distribution writes a state whenever it closes the
+/// file, so an upload that it began is resumed where it stopped.
+fn last_checkpoint(files: &Files, upload: &UploadKey, size: u64) -> io::Result<HashState> {
+    let mut last: Option<HashState> = None;
+    for algorithm in Algorithm::ALL {
+        for offset in checkpoints(files, upload, algorithm)? {
+            let further = last.as_ref().is_none_or(|last| last.offset() < offset);
+            if offset <= size && further {
+                let path = files.path(layout::upload_checkpoint(upload, algorithm, offset).as_str());
+                // One that a crash tore, or that is somebody else's, is none.
+                last = match files::read(&path, 1024)? {
+                    files::Read::Bytes(bytes) => HashState::parse(&bytes)
+                        .ok()
+                        .filter(|state| state.offset() == offset && state.algorithm() == algorithm),
+                    files::Read::Absent | files::Read::TooLarge => None,
+                }
+                .or(last);
+            }
+        }
+    }
+    Ok(last.unwrap_or_else(|| Hasher::new(Algorithm::Sha256).state()))
+}
+
+/// The offsets of which there are hash states.
+fn checkpoints(files: &Files, upload: &UploadKey, algorithm: Algorithm) -> io::Result<Vec<u64>> {
+    let entries = match fs::read_dir(files.path(layout::upload_checkpoints(upload, algorithm).as_str())) {
+        Err(error) if files::is_absence(&error) => return Ok(Vec::new()),
+        entries => entries?,
+    };
+    let mut offsets = Vec::new();
+    for entry in entries {
+        offsets.extend(entry?.file_name().to_str().and_then(|name| name.parse::<u64>().ok()));
+    }
+    Ok(offsets)
+}
+
+/// Writes a hash state down. In place: a torn one does not parse.
+fn write_checkpoint(files: &Files, upload: &UploadKey, state: &HashState) -> io::Result<()> {
+    let folder = files.path(layout::upload_checkpoints(upload, state.algorithm()).as_str());
+    fs::create_dir_all(&folder)?;
+    let file = File::create(folder.join(state.offset().to_string()))?;
+    io::Write::write_all(&mut &file, state.as_bytes())?;
+    sync(&file, files.durability())?;
+    files.sync_folder(&folder)
+}
+
+impl VolumeStage {
+    /// Opens an upload at its last checkpoint. An error of the kind `WouldBlock` says that somebody else has it open.
+    pub(super) fn open(files: Arc<Files>, key: UploadKey) -> io::Result<Option<Self>> {
+        let started = files.path(layout::upload_started(&key).as_str());
+        let path = files.path(layout::upload_data(&key).as_str());
+        if files::size(&started)?.is_none() {
+            return Ok(None);
+        }
+        let data = match OpenOptions::new().read(true).write(true).create(true).truncate(false).open(&path) {
+            Err(error) if files::is_absence(&error) => return Ok(None),
+            data => data?,
+        };
+        data.try_lock()?;
+        // Whoever had the lock before may have published or discarded the file that was opened here.
+        let still_there = match fs::metadata(&path) {
+            Err(error) if files::is_absence(&error) => false,
+            metadata => metadata?.ino() == data.metadata()?.ino(),
+        };
+        if !still_there || files::size(&started)?.is_none() {
+            return Ok(None);
+        }
+        let resumed_from = last_checkpoint(&files, &key, data.metadata()?.len())?;
+        let end = resumed_from.offset();
+        data.set_len(end)?;
+        let data = Arc::new(data);
+        Ok(Some(Self {
+            files,
+            key,
+            data,
+            resumed_from,
+            end,
+            written_out: end,
+            writing_out: None,
+            reachable: false,
+        }))
+    }
+
+    /// Waits for what the disk was set to, and reports its failure: the kernel tells it only once.
+    async fn settle(&mut self) -> Result<(), BackendError> {
+        let Some(writing_out) = self.writing_out.take() else { return Ok(()) };
+        let done = writing_out.await.map_err(io::Error::from).flatten();
+        done.map_err(|error| BackendError::io("sync", &self.key, error))
+    }
+}
+
+#[async_trait]
+impl Stage for VolumeStage {
+    fn resumed_from(&self) -> &HashState {
+        &self.resumed_from
+    }
+
+    async fn push(&mut self, chunks: Vec<Bytes>) -> Result<(), BackendError> {
+        let data = self.data.clone();
+        let begin = self.end;
+        self.end = blocking("write", layout::upload_data(&self.key).as_str(), move || {
+            let mut slices: Vec<IoSlice<'_>> = chunks.iter().map(|chunk| IoSlice::new(chunk)).collect();
+            let mut slices = slices.as_mut_slice();
+            let mut end = begin;
+            IoSlice::advance_slices(&mut slices, 0);
+            while !slices.is_empty() {
+                let at_once = slices.len().min(1024);
+                match rustix::io::pwritev(&data, &slices[..at_once], end) {
+                    Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
+                    Ok(written) => {
+                        end += written as u64;
+                        IoSlice::advance_slices(&mut slices, written);
+                    }
+                    Err(rustix::io::Errno::INTR) => {}
+                    Err(error) => return Err(error.into()),
+                }
+            }
+            Ok(end)
+        })
+        .await?;
+        if self.end - self.written_out >= WRITE_OUT_BYTES {
+            // One at a time: a disk that is slower than the network slows the network down.
+            self.settle().await?;
+            let (data, durability) = (self.data.clone(), self.files.durability());
+            self.written_out = self.end;
+            self.writing_out = Some(tokio::task::spawn_blocking(move || sync(&data, durability)));
+        }
+        Ok(())
+    }
+
+    async fn checkpoint(&mut self, state: &HashState) -> Result<(), BackendError> {
+        self.settle().await?;
+        let (files, key, data, state) =
+            (self.files.clone(), self.key.clone(), self.data.clone(), state.clone());
+        let reachable = self.reachable;
+        blocking("checkpoint", &self.key.to_string(), move || {
+            // The bytes first: a state must never promise more than the disk has.
+            sync(&data, files.durability())?;
+            write_checkpoint(&files, &key, &state)?;
+            if !reachable {
+                files.sync_folders_to(&files.path(layout::upload(&key).as_str()).join("hashstates"))?;
+            }
+            for offset in checkpoints(&files, &key, state.algorithm())? {
+                if offset != state.offset() {
+                    files::remove(
+                        &files.path(layout::upload_checkpoint(&key, state.algorithm(), offset).as_str()),
+                    )?;
+                }
+            }
+            Ok(())
+        })
+        .await?;
+        self.reachable = true;
+        Ok(())
+    }
+
+    async fn content(&mut self) -> Result<Object, BackendError> {
+        Ok(Object { size: self.end, content: Content::File(self.data.clone()) })
+    }
+
+    async fn publish(mut self: Box<Self>, to: &Key) -> Result<(), BackendError> {
+        self.settle().await?;
+        let Self { files, key, data, .. } = *self;
+        let to: PathBuf = files.path(to.as_str());
+        blocking("publish", &key.to_string(), move || {
+            sync(&data, files.durability())?;
+            files.rename(&files.path(layout::upload_data(&key).as_str()), &to)?;
+            // A crash before this leaves an upload without bytes, which the purge removes.
+            files.delete_folder(&files.path(layout::upload(&key).as_str()))
+        })
+        .await
+    }
+
+    async fn discard(self: Box<Self>) -> Result<(), BackendError> {
+        let Self { files, key, data, .. } = *self;
+        blocking("discard", &key.to_string(), move || {
+            files.delete(&files.path(layout::upload_started(&key).as_str()))?;
+            files.delete_folder(&files.path(layout::upload(&key).as_str()))?;
+            // Held until here, so that nobody resumes what is going away.
+            drop(data);
+            Ok(())
+        })
+        .await
+    }
+}
