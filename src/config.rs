@@ -1,0 +1,630 @@
+//! What the operator meant: every setting, resolved and cross-checked, so that nothing else meets a half-valid value.
+//!
+//! [`Config::default`] is what runs when nothing was configured at all. A configuration file starts from
+//! [`Config::of_an_empty_file`] instead, whose defaults are those of CNCF distribution where the two differ.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::num::NonZeroUsize;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use http::{HeaderMap, Uri};
+use regex::Regex;
+
+const KIB: usize = 1024;
+const MIB: usize = 1024 * KIB;
+
+/// Everything that can be set.
+#[derive(Clone, Debug, Default)]
+pub struct Config {
+    /// Listeners, TLS, limits: all that the network sees.
+    pub http: Http,
+    /// Where the content is kept, and what may be done with it.
+    pub storage: Storage,
+    /// Which manifests are accepted.
+    pub validation: Validation,
+    /// The list of repositories.
+    pub catalog: Catalog,
+    /// The list of a repository's tags.
+    pub tags: Tags,
+    /// What is written to standard error.
+    pub log: Log,
+    /// Where traces go.
+    pub tracing: Tracing,
+    /// What readiness looks at.
+    pub health: Health,
+    /// Who is let in.
+    pub auth: Auth,
+}
+
+impl Config {
+    /// Returns the defaults of a configuration that was written down, as distribution has them: its data folder,
+    /// and no deletion unless it is asked for.
+    pub fn of_an_empty_file() -> Self {
+        let mut config = Self::default();
+        config.storage.backend =
+            Backend::Volume(Volume { root: PathBuf::from("/var/lib/registry"), ..Volume::default() });
+        config.storage.deletion = Deletion::Refused;
+        config
+    }
+}
+
+/// The network's side.
+#[derive(Clone, Debug)]
+pub struct Http {
+    /// Where clients connect; never empty.
+    pub listeners: Vec<Listener>,
+    /// Where health and metrics are answered.
+    pub management: Management,
+    /// Whether HTTP/2 is offered over TLS.
+    pub http2: bool,
+    /// Whether HTTP/2 is understood without TLS.
+    pub h2c: bool,
+    /// What replicas sign the state of uploads with. Without one, each start makes its own.
+    pub secret: Option<Secret>,
+    /// How `Location` is written.
+    pub locations: Locations,
+    /// The path below which the whole API lies: empty, or `/so/me/thing` without a slash at its end.
+    pub prefix: String,
+    /// Headers that every response carries besides its own.
+    pub headers: HeaderMap,
+    /// How long requests under way may take to finish once the server was asked to stop.
+    pub drain_timeout: Duration,
+    /// What one client, or all of them, may use up.
+    pub limits: Limits,
+}
+
+impl Default for Http {
+    fn default() -> Self {
+        Self {
+            listeners: vec![Listener {
+                address: Address::Tcp { host: "127.0.0.1".to_owned(), port: 5000 },
+                tls: None,
+            }],
+            management: Management::default(),
+            http2: true,
+            h2c: false,
+            secret: None,
+            locations: Locations::Relative,
+            prefix: String::new(),
+            headers: HeaderMap::new(),
+            drain_timeout: Duration::from_secs(25),
+            limits: Limits::default(),
+        }
+    }
+}
+
+/// One place where clients connect.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct Listener {
+    /// Where it is.
+    pub address: Address,
+    /// How it is encrypted, if it is.
+    pub tls: Option<Tls>,
+}
+
+/// Where to listen.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub enum Address {
+    /// A port of every interface, IPv6 and IPv4: `:5000`.
+    EveryInterface {
+        /// The port; 0 lets the system choose.
+        port: u16,
+    },
+    /// A port of one address or name: `127.0.0.1:5000`, `[::1]:5000`, `registry.example:5000`.
+    Tcp {
+        /// An IP address, without brackets, or a name that is resolved when the server starts.
+        host: String,
+        /// The port; 0 lets the system choose.
+        port: u16,
+    },
+    /// A socket in the file system.
+    Unix(PathBuf),
+}
+
+impl fmt::Display for Address {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::EveryInterface { port } => write!(formatter, ":{port}"),
+            Self::Tcp { host, port } if host.contains(':') => write!(formatter, "[{host}]:{port}"),
+            Self::Tcp { host, port } => write!(formatter, "{host}:{port}"),
+            Self::Unix(path) => write!(formatter, "{}", path.display()),
+        }
+    }
+}
+
+/// How a listener is encrypted.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct Tls {
+    /// The certificate chain, PEM, leaf first; read again when the file changes.
+    pub certificate: PathBuf,
+    /// Its private key, PEM; read again when the file changes.
+    pub key: PathBuf,
+    /// Whether clients show certificates.
+    pub clients: ClientCertificates,
+    /// The oldest version that is spoken.
+    pub minimum_version: TlsVersion,
+    /// The suites offered in TLS 1.2; empty means all that are safe. Those of TLS 1.3 are always offered.
+    pub cipher_suites: Vec<rustls::CipherSuite>,
+}
+
+/// Whether clients show certificates.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub enum ClientCertificates {
+    /// None is asked for.
+    NotAsked,
+    /// One that is shown must be signed by one of these authorities (PEM files).
+    Optional(Vec<PathBuf>),
+    /// One must be shown, and signed by one of these authorities (PEM files).
+    Required(Vec<PathBuf>),
+}
+
+/// A version of TLS.
+#[derive(Clone, Copy, Debug, Eq, Ord, PartialEq, PartialOrd)]
+pub enum TlsVersion {
+    /// TLS 1.2.
+    Tls12,
+    /// TLS 1.3.
+    Tls13,
+}
+
+/// How `Location` is written.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub enum Locations {
+    /// As a path, which is right behind any proxy.
+    Relative,
+    /// With the scheme and host that the client used, as the request's headers tell.
+    FromRequest,
+    /// Below this scheme and host, whatever the request says.
+    Below(Uri),
+}
+
+/// Where health and metrics are answered.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct Management {
+    /// A listener of their own, always plain HTTP; without one they are answered beside the API.
+    pub address: Option<Address>,
+    /// The path of the metrics, if they are to be had at all.
+    pub metrics: Option<String>,
+}
+
+impl Default for Management {
+    fn default() -> Self {
+        Self { address: None, metrics: Some("/metrics".to_owned()) }
+    }
+}
+
+/// What one client, or all of them, may use up.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct Limits {
+    /// The size of a request's line and headers together.
+    pub header_bytes: NonZeroUsize,
+    /// Connections open at once, over all listeners; more wait to be accepted.
+    pub connections: NonZeroUsize,
+    /// How long a request's headers may take to arrive.
+    pub header_timeout: Duration,
+    /// How long a body may stand still, in either direction.
+    pub idle_body_timeout: Duration,
+    /// Requests that read: `GET` and `HEAD`.
+    pub reads: Concurrency,
+    /// Requests that write: all others.
+    pub writes: Concurrency,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self {
+            header_bytes: size(64 * KIB),
+            connections: size(10_000),
+            header_timeout: Duration::from_secs(30),
+            idle_body_timeout: Duration::from_secs(60),
+            reads: Concurrency::default(),
+            writes: Concurrency::default(),
+        }
+    }
+}
+
+/// How many requests of one kind are served at once; one too many is told to come back (429).
+#[derive(Clone, Debug, Default, Eq, PartialEq)]
+pub struct Concurrency {
+    /// How many run; none means that there is no limit.
+    pub running: Option<NonZeroUsize>,
+    /// How many more may wait for their turn.
+    pub queued: usize,
+    /// How long one waits for its turn; none means until it comes.
+    pub longest_wait: Option<Duration>,
+}
+
+/// Where the content is kept, and what may be done with it.
+#[derive(Clone, Debug, Default)]
+pub struct Storage {
+    /// What keeps it.
+    pub backend: Backend,
+    /// Whether anything may change.
+    pub mode: Mode,
+    /// Whether clients may delete.
+    pub deletion: Deletion,
+    /// Whether a pull may be sent to the store itself.
+    pub redirects: Redirects,
+    /// What becomes of uploads that nobody finishes.
+    pub purging: Purging,
+    /// What is remembered.
+    pub caches: Caches,
+    /// What uploads may hold in memory.
+    pub uploads: Uploads,
+}
+
+/// What keeps the content.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub enum Backend {
+    /// A folder.
+    Volume(Volume),
+    /// The memory of this process: gone when it stops.
+    Memory,
+}
+
+impl Default for Backend {
+    fn default() -> Self {
+        Self::Volume(Volume::default())
+    }
+}
+
+/// A folder that keeps the content.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct Volume {
+    /// The folder above `docker/registry`.
+    pub root: PathBuf,
+    /// What a crash of the machine may take.
+    pub sync: Sync,
+}
+
+impl Default for Volume {
+    fn default() -> Self {
+        Self { root: PathBuf::from("data"), sync: Sync::Always }
+    }
+}
+
+/// What a crash of the machine may take.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Sync {
+    /// Nothing that was acknowledged: files and folders are synced before the answer.
+    Always,
+    /// What the kernel had not yet written: faster, for content that can be pushed again.
+    Never,
+}
+
+/// Whether anything may change.
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+pub enum Mode {
+    /// Pulls and pushes.
+    #[default]
+    ReadWrite,
+    /// Pulls alone: whatever writes is answered with 405.
+    ReadOnly,
+}
+
+/// Whether clients may delete manifests and blobs.
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+pub enum Deletion {
+    /// They may.
+    #[default]
+    Allowed,
+    /// They are answered with 405 and `UNSUPPORTED`.
+    Refused,
+}
+
+/// Whether a pull may be sent to the store itself, where the store can sign for it.
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+pub enum Redirects {
+    /// It is.
+    #[default]
+    WherePossible,
+    /// All bytes go through the registry.
+    Never,
+}
+
+/// What becomes of uploads that nobody finishes.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Purging {
+    /// They stay.
+    Never,
+    /// They are removed, or only named in the log.
+    After {
+        /// For how long one must have been untouched.
+        age: Duration,
+        /// How often they are looked for.
+        interval: Duration,
+        /// What is done to them.
+        action: PurgeAction,
+    },
+}
+
+impl Default for Purging {
+    fn default() -> Self {
+        const HOUR: Duration = Duration::from_secs(60 * 60);
+        Self::After { age: 168 * HOUR, interval: 24 * HOUR, action: PurgeAction::Remove }
+    }
+}
+
+/// What is done to an upload that nobody finishes.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum PurgeAction {
+    /// It is removed.
+    Remove,
+    /// It is named in the log, and stays.
+    Report,
+}
+
+/// What is remembered, and for how long.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct Caches {
+    /// The memory for manifests, which never change.
+    pub manifest_bytes: usize,
+    /// How many facts of each kind are remembered: that a repository holds a digest, what a tag points at.
+    pub entries: usize,
+    /// How long it is believed that a repository holds a digest.
+    pub membership: Duration,
+    /// How long it is believed that a tag points where it did. What this process changes it knows at once.
+    pub tags: Duration,
+}
+
+impl Default for Caches {
+    fn default() -> Self {
+        Self {
+            manifest_bytes: 32 * MIB,
+            entries: 10_000,
+            membership: Duration::from_secs(60),
+            tags: Duration::from_secs(1),
+        }
+    }
+}
+
+/// What uploads may hold in memory.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct Uploads {
+    /// The bytes that were received and not yet written, of all uploads together.
+    pub buffer_bytes: NonZeroUsize,
+}
+
+impl Default for Uploads {
+    fn default() -> Self {
+        Self { buffer_bytes: size(32 * MIB) }
+    }
+}
+
+/// Which manifests are accepted.
+#[derive(Clone, Debug)]
+pub struct Validation {
+    /// The size above which a manifest is refused with 413.
+    pub manifest_bytes: NonZeroUsize,
+    /// Which descriptors may say that their content lies elsewhere.
+    pub urls: ForeignUrls,
+    /// Which manifests that an index lists must be there before it.
+    pub indexes: IndexChildren,
+}
+
+impl Default for Validation {
+    fn default() -> Self {
+        Self {
+            manifest_bytes: size(4 * MIB),
+            urls: ForeignUrls::Refused,
+            indexes: IndexChildren::AllMustExist,
+        }
+    }
+}
+
+/// Which descriptors may say, by `urls`, that their content lies elsewhere.
+#[derive(Clone, Debug)]
+pub enum ForeignUrls {
+    /// None.
+    Refused,
+    /// Those whose every URL matches one of `allow`, or anything if that is empty, and none of `deny`.
+    Matching {
+        /// Patterns of which one must match, unless there is none.
+        allow: Vec<Regex>,
+        /// Patterns of which none may match.
+        deny: Vec<Regex>,
+    },
+}
+
+impl ForeignUrls {
+    /// Tells whether a descriptor may name this URL.
+    pub fn accept(&self, url: &str) -> bool {
+        match self {
+            Self::Refused => false,
+            Self::Matching { allow, deny } => {
+                (allow.is_empty() || allow.iter().any(|pattern| pattern.is_match(url)))
+                    && !deny.iter().any(|pattern| pattern.is_match(url))
+            }
+        }
+    }
+}
+
+/// Which manifests that an index lists must be there before it.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub enum IndexChildren {
+    /// All.
+    AllMustExist,
+    /// None: sparse indexes are accepted.
+    MayBeMissing,
+    /// Those for these platforms.
+    MustExistFor(Vec<Platform>),
+}
+
+/// What an image is built for.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct Platform {
+    /// As in `amd64`.
+    pub architecture: String,
+    /// As in `linux`.
+    pub os: String,
+}
+
+/// The list of repositories.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct Catalog {
+    /// The longest page.
+    pub max_entries: NonZeroUsize,
+}
+
+impl Default for Catalog {
+    fn default() -> Self {
+        Self { max_entries: size(1000) }
+    }
+}
+
+/// The list of a repository's tags.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct Tags {
+    /// The longest page.
+    pub max_tags: NonZeroUsize,
+}
+
+impl Default for Tags {
+    fn default() -> Self {
+        Self { max_tags: size(1000) }
+    }
+}
+
+/// What is written to standard error.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct Log {
+    /// The least important lines that are written.
+    pub level: LogLevel,
+    /// How a line looks.
+    pub format: LogFormat,
+    /// What every line carries besides its own.
+    pub fields: BTreeMap<String, String>,
+    /// Whether there is a line for each request.
+    pub access: bool,
+}
+
+impl Default for Log {
+    fn default() -> Self {
+        Self { level: LogLevel::Info, format: LogFormat::Auto, fields: BTreeMap::new(), access: true }
+    }
+}
+
+/// How important a line is.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum LogLevel {
+    /// Needs a person.
+    Error,
+    /// Was recovered from.
+    Warn,
+    /// Changed the server's state.
+    Info,
+    /// Helps to investigate.
+    Debug,
+}
+
+/// How a line looks.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum LogFormat {
+    /// Text on a terminal, JSON elsewhere.
+    Auto,
+    /// For people.
+    Text,
+    /// One JSON object a line.
+    Json,
+}
+
+/// Where traces go.
+#[derive(Clone, Debug, Default, Eq, PartialEq)]
+pub struct Tracing {
+    /// The collector's OTLP/HTTP endpoint; without one there are no traces.
+    pub endpoint: Option<Uri>,
+}
+
+/// What readiness looks at.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct Health {
+    /// How the store is looked at; without it the server is ready as soon as it listens.
+    pub storage: Option<StorageCheck>,
+}
+
+impl Default for Health {
+    fn default() -> Self {
+        Self { storage: Some(StorageCheck::default()) }
+    }
+}
+
+/// How the store is looked at.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct StorageCheck {
+    /// How often.
+    pub interval: Duration,
+    /// How many failures in a row make the server unready.
+    pub threshold: NonZeroUsize,
+}
+
+impl Default for StorageCheck {
+    fn default() -> Self {
+        Self { interval: Duration::from_secs(10), threshold: NonZeroUsize::MIN }
+    }
+}
+
+/// Who is let in.
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+pub enum Auth {
+    /// Everybody, for everything.
+    #[default]
+    Anyone,
+}
+
+/// Text that no log and no `wharf config show` may repeat.
+#[derive(Clone, Eq, PartialEq)]
+pub struct Secret(String);
+
+impl Secret {
+    /// Wraps a secret.
+    pub fn new(text: impl Into<String>) -> Self {
+        Self(text.into())
+    }
+
+    /// Reveals it to whoever must use it.
+    pub fn expose(&self) -> &str {
+        &self.0
+    }
+}
+
+impl fmt::Debug for Secret {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.write_str("[redacted]")
+    }
+}
+
+/// A default that is not zero, as its text shows.
+fn size(number: usize) -> NonZeroUsize {
+    NonZeroUsize::new(number).expect("defaults are not zero")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn secrets_do_not_print() {
+        let http = Http { secret: Some(Secret::new("hunter2")), ..Http::default() };
+        assert!(!format!("{http:?}").contains("hunter2"));
+    }
+
+    #[test]
+    fn addresses_print_as_they_are_written() {
+        let listening = |host: &str| Address::Tcp { host: host.to_owned(), port: 5000 }.to_string();
+        assert_eq!(listening("127.0.0.1"), "127.0.0.1:5000");
+        assert_eq!(listening("::1"), "[::1]:5000");
+        assert_eq!(Address::EveryInterface { port: 80 }.to_string(), ":80");
+    }
+
+    #[test]
+    fn a_url_must_be_allowed_and_not_denied() {
+        let pattern = |text: &str| vec![Regex::new(text).unwrap()];
+        let urls = ForeignUrls::Matching { allow: pattern("^https://ours/"), deny: pattern("/secret/") };
+        assert!(urls.accept("https://ours/layer"));
+        assert!(!urls.accept("https://ours/secret/layer"));
+        assert!(!urls.accept("https://theirs/layer"));
+        assert!(!ForeignUrls::Refused.accept("https://ours/layer"));
+    }
+}
