@@ -3,6 +3,7 @@
 //! A backend keeps *objects* under [`Key`]s and *uploads* under way. It knows nothing of links, tags or manifests: those are rules,
 //! written once over these few verbs. Every clause below is a function of the suite in `conformance`, which each backend passes.
 
+pub mod bucket;
 pub mod volume;
 
 use std::fmt;
@@ -50,7 +51,7 @@ pub trait Backend: fmt::Debug + Send + Sync + 'static {
     async fn delete(&self, key: &Key) -> Result<bool, BackendError>;
 
     /// Removes everything below `folder`; it need not exist. Not atomic: a crash may leave some of it, and a repetition removes
-    /// the rest.
+    /// the rest. Uploads below it are to be discarded first: a bucket keeps their parts elsewhere.
     async fn delete_folder(&self, folder: &Folder) -> Result<(), BackendError>;
 
     /// Lists the names directly below `folder`, in byte order of the bare names (`v1` before `v1-a`), strictly after the name
@@ -69,8 +70,9 @@ pub trait Backend: fmt::Debug + Send + Sync + 'static {
     async fn upload(&self, upload: &UploadKey) -> Result<Option<UploadStatus>, BackendError>;
 
     /// Opens an upload to continue it from its last checkpoint; what lies after that is cut off. `None` when there is no such
-    /// upload; an error of the kind [`Fault::Busy`] while another [`Stage`] of it is open, in this process or in another one
-    /// that shares the store, where the store can tell.
+    /// upload; an error of the kind [`Fault::Busy`] while another [`Stage`] of it is open in this process, or, where the store can
+    /// tell, in another one that shares it. Where it cannot, the two are told apart later: the checkpoint of one is refused as
+    /// `Busy`, and their bytes are never mixed.
     async fn stage(&self, upload: &UploadKey) -> Result<Option<Box<dyn Stage>>, BackendError>;
 
     /// Makes sure that the store answers and may be written to. Cheap enough to be asked every few seconds.
@@ -97,8 +99,8 @@ pub trait Stage: fmt::Debug + Send + Sync {
     async fn content(&mut self) -> Result<Object, BackendError>;
 
     /// Makes the pushed bytes the object at `to`, all or nothing, in place of whatever was there; after `Ok` they survive a crash.
-    /// Takes time in proportion to nothing but what is still unwritten. The upload is gone afterwards; a
-    /// crash may leave it, without bytes.
+    /// Takes time in proportion to nothing but what is still unwritten, except that a bucket has the store copy what is in parts.
+    /// The upload is gone afterwards; a crash may leave it, without bytes or at its last checkpoint.
     async fn publish(self: Box<Self>, to: &Key) -> Result<(), BackendError>;
 
     /// Forgets the upload and all its bytes.

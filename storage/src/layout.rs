@@ -11,6 +11,7 @@
 //!     _manifests/referrers/<algorithm>/<subject>/<algorithm>/<hex>/link    ours: who points at a subject
 //!     _manifests/referrers/<algorithm>/<subject>/descriptors        ours: their descriptors, a cache of the manifests
 //!     _uploads/<uuid>/{startedat,data,hashstates/<algorithm>/<offset>}
+//!     _uploads/<uuid>/{startedat,session,content/<number>}      the same in a bucket; the last two are ours
 //! docker/registry/wharf/                                ours
 //! ```
 //!
@@ -223,6 +224,21 @@ pub fn upload_checkpoints(key: &UploadKey, algorithm: Algorithm) -> Folder {
 /// One checkpoint of an upload.
 pub fn upload_checkpoint(key: &UploadKey, algorithm: Algorithm, offset: u64) -> Key {
     upload_checkpoints(key, algorithm).object(&offset.to_string())
+}
+
+/// How far an upload in a bucket has come, and how to go on: its last checkpoint.
+pub fn upload_session(key: &UploadKey) -> Key {
+    upload(key).object("session")
+}
+
+/// What a multipart upload of an upload in a bucket becomes when it is completed, before it is a blob.
+pub fn upload_content(key: &UploadKey, number: usize) -> Key {
+    upload(key).folder("content").object(&number.to_string())
+}
+
+/// What is written to see whether a bucket may be written to.
+pub fn probe() -> Key {
+    Key("docker/registry/wharf/probe".to_owned())
 }
 
 /// Where a volume makes a file that it then renames into its place: one folder, so that what a crash leaves is found.
