@@ -421,6 +421,8 @@ fn parse_hex<const N: usize>(hex: &str) -> Option<[u8; N]> {
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
 
     #[test]
@@ -537,5 +539,56 @@ mod tests {
             Err(HashStateError::Offset(u64::MAX))
         );
         assert_eq!(size(4).to_string(), "a sha256 state of 4 bytes instead of 108");
+    }
+
+    fn any_digest() -> impl Strategy<Value = Digest> {
+        prop_oneof![any::<[u8; 32]>().prop_map(Digest::Sha256), any::<[u8; 64]>().prop_map(Digest::Sha512)]
+    }
+
+    proptest! {
+        #[test]
+        fn a_digest_survives_its_text(digest in any_digest()) {
+            prop_assert_eq!(digest.to_string().parse(), Ok(digest));
+        }
+
+        #[test]
+        fn no_text_makes_it_panic(text in "(sha(256|512|1))?[:+]?\\PC{0,140}") {
+            if let Ok(digest) = text.parse::<Digest>() {
+                prop_assert_eq!(digest.to_string(), text);
+            }
+        }
+
+        #[test]
+        fn a_hash_may_be_put_down_anywhere(
+            content in proptest::collection::vec(any::<u8>(), 0..600),
+            at in any::<prop::sample::Index>(),
+        ) {
+            let (before, after) = content.split_at(at.index(content.len() + 1));
+            for algorithm in Algorithm::ALL {
+                let mut first = Hasher::new(algorithm);
+                first.update(before);
+                let state = HashState::parse(first.state().as_bytes()).unwrap();
+                prop_assert_eq!(state.offset(), before.len() as u64);
+                let mut second = Hasher::resume(&state);
+                second.update(after);
+                prop_assert_eq!(second.finish(), Digest::of(algorithm, &content));
+            }
+        }
+
+        /// Whatever a file claims to be the state of a hash can at worst give a wrong digest.
+        #[test]
+        fn no_state_makes_it_panic(sha256: bool, mut bytes in proptest::collection::vec(any::<u8>(), 204)) {
+            bytes.truncate(if sha256 { 108 } else { 204 });
+            bytes[..4].copy_from_slice(if sha256 { b"sha\x03" } else { b"sha\x07" });
+            if let Ok(state) = HashState::parse(&bytes) {
+                let mut hasher = Hasher::resume(&state);
+                prop_assert_eq!(&hasher.state(), &state);
+                hasher.update(b"more");
+                hasher.finish();
+            }
+            let offset = bytes.len() - 8;
+            bytes[offset] = 0;
+            prop_assert!(HashState::parse(&bytes).is_ok());
+        }
     }
 }

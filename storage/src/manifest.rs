@@ -400,3 +400,6 @@ impl<'de> Deserialize<'de> for Shape {
         deserializer.deserialize_map(Visitor)
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -44,6 +44,8 @@ impl fmt::Display for Reference {
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
     use crate::Algorithm;
 
@@ -55,5 +57,19 @@ mod tests {
         assert_eq!(fallback_tag.parse(), Ok(Reference::Tag(fallback_tag.parse().unwrap())));
         assert!(matches!("latest:1".parse::<Reference>(), Err(ReferenceError::Digest(_))));
         assert!(matches!("".parse::<Reference>(), Err(ReferenceError::Tag(TagError::Empty))));
+    }
+
+    proptest! {
+        #[test]
+        fn a_reference_survives_its_text(text in "[a-zA-Z0-9_][a-zA-Z0-9._-]{0,127}|sha256:[0-9a-f]{64}|sha512:[0-9a-f]{128}") {
+            let reference: Reference = text.parse().expect("the grammar is the specification's");
+            prop_assert_eq!(matches!(reference, Reference::Digest(_)), text.contains(':'));
+            prop_assert_eq!(reference.to_string(), text);
+        }
+
+        #[test]
+        fn no_text_makes_it_panic(text in "\\PC{0,140}") {
+            let _ = text.parse::<Reference>();
+        }
     }
 }

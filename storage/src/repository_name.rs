@@ -135,6 +135,8 @@ impl fmt::Debug for RepositoryName {
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
 
     fn error(text: &str) -> RepositoryNameError {
@@ -200,5 +202,28 @@ mod tests {
         let mut names = ["a/b", "a", "a-b", "a.b", "a0"].map(|name| name.parse::<RepositoryName>().unwrap());
         names.sort();
         assert_eq!(names.each_ref().map(RepositoryName::as_str), ["a", "a-b", "a.b", "a/b", "a0"]);
+    }
+
+    proptest! {
+        #[test]
+        fn whatever_the_grammar_makes_is_a_name(
+            text in "[a-z0-9]{1,4}((\\.|_|__|-{1,3})[a-z0-9]{1,4}){0,3}(/[a-z0-9]{1,4}((\\.|_|__|-{1,3})[a-z0-9]{1,4}){0,3}){0,3}"
+        ) {
+            let name: RepositoryName = text.parse().expect("the grammar is the specification's");
+            prop_assert_eq!(name.to_string(), &text[..]);
+            let joined = match name.image() {
+                Some(image) => format!("{}/{image}", name.namespace()),
+                None => name.namespace().to_owned(),
+            };
+            prop_assert_eq!(joined, text);
+        }
+
+        #[test]
+        fn no_text_makes_it_panic(text in "[a-b._/-]{0,12}|\\PC{0,40}") {
+            // What is taken can be a path below a folder, whatever else it is.
+            if let Ok(name) = text.parse::<RepositoryName>() {
+                prop_assert!(name.as_str().split('/').all(|part| !part.is_empty() && !part.starts_with(['.', '_', '-'])));
+            }
+        }
     }
 }
