@@ -1,0 +1,96 @@
+//! The catalog, against a sorted list.
+
+use std::collections::BTreeSet;
+
+use proptest::prelude::*;
+
+use super::empty_registry;
+use crate::harness::{Artifact, cases, tell};
+
+/// Names whose folders come in another order than they do: `-` and `.` are less than `/`, the rest is more.
+fn name() -> impl Strategy<Value = String> {
+    let segment = prop::sample::select(vec![
+        "a", "b", "a-b", "a.b", "a_b", "a--b", "a0", "v1", "v1-a", "v1.2", "v1.2-a",
+    ]);
+    prop::collection::vec(segment, 1..4).prop_map(|segments| segments.join("/"))
+}
+
+/// Where a client may ask to begin: after a name, after something that looks like one, after anything.
+fn after() -> impl Strategy<Value = Option<String>> {
+    prop::option::of(prop_oneof![
+        4 => name(),
+        1 => (name(), "[-/._0z]").prop_map(|(name, more)| name + &more),
+        1 => any::<String>(),
+    ])
+}
+
+proptest! {
+    #![proptest_config(cases(48))]
+
+    #[test]
+    fn the_catalog_pages_through_the_names_in_byte_order(
+        names in prop::collection::btree_set(name(), 0..14),
+        without_manifests in prop::collection::vec(name(), 0..3),
+        after in after(),
+        limit in 1..5_usize,
+    ) {
+        tell(async {
+            let registry = empty_registry();
+            for name in &without_manifests {
+                registry.push_blob(name, b"a repository that only has a blob is not listed").await;
+            }
+            for name in &names {
+                registry.push(name, &Artifact::noted("any"), &[]).await;
+            }
+            let expected: Vec<&String> =
+                names.iter().filter(|name| after.as_ref().is_none_or(|after| *name > after)).collect();
+
+            let mut after = after.clone();
+            let mut listed = Vec::new();
+            loop {
+                let page = registry.registry.catalog(after.as_deref(), limit).await.unwrap();
+                listed.extend(page.repositories.iter().map(|name| name.as_str().to_owned()));
+                prop_assert!(page.repositories.len() == limit || !page.more);
+                match page.repositories.last() {
+                    Some(last) if page.more => after = Some(last.as_str().to_owned()),
+                    _ => break,
+                }
+            }
+            prop_assert_eq!(listed.iter().collect::<Vec<_>>(), expected);
+            Ok(())
+        })?;
+    }
+}
+
+#[tokio::test]
+async fn a_page_of_nothing_says_whether_anything_follows() {
+    let registry = empty_registry();
+    let page = registry.registry.catalog(None, 0).await.unwrap();
+    assert!(page.repositories.is_empty() && !page.more);
+    registry.push("a/b", &Artifact::noted("any"), &[]).await;
+    let page = registry.registry.catalog(None, 0).await.unwrap();
+    assert!(page.repositories.is_empty() && page.more);
+}
+
+#[tokio::test]
+async fn more_repositories_than_are_listed_at_once_are_all_found() {
+    let registry = empty_registry();
+    let names: BTreeSet<String> =
+        (0..450).map(|n| format!("team{}/app-{n}", if n % 5 == 0 { "-b" } else { "" })).collect();
+    for name in &names {
+        registry.push(name, &Artifact::noted("any"), &[]).await;
+    }
+    let page = registry.registry.catalog(None, 1000).await.unwrap();
+    assert!(page.repositories.iter().map(|name| name.as_str()).eq(names.iter().map(String::as_str)));
+    assert!(!page.more);
+    let middle = names.iter().nth(222).unwrap();
+    let page = registry.registry.catalog(Some(middle), 10).await.unwrap();
+    assert!(
+        page.repositories.iter().map(|name| name.as_str()).eq(names
+            .iter()
+            .skip(223)
+            .take(10)
+            .map(String::as_str))
+    );
+    assert!(page.more);
+}

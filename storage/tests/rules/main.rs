@@ -1,0 +1,33 @@
+//! The rules of a registry, each story told over every backend.
+
+#![expect(clippy::unwrap_used, reason = "a story that goes wrong here fails its test")]
+
+extern crate wharf_storage as storage;
+
+mod harness;
+
+#[path = "."]
+mod on_a_volume {
+    use super::harness::TestRegistry;
+
+    fn empty_registry() -> TestRegistry {
+        TestRegistry::on_a_volume()
+    }
+
+    mod catalog;
+    mod referrers;
+    mod tags;
+}
+
+#[path = "."]
+mod in_a_bucket {
+    use super::harness::TestRegistry;
+
+    fn empty_registry() -> TestRegistry {
+        TestRegistry::in_a_bucket()
+    }
+
+    mod catalog;
+    mod referrers;
+    mod tags;
+}
