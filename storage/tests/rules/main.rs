@@ -1,6 +1,7 @@
 //! The rules of a registry, each story told over every backend.
 
 #![expect(clippy::unwrap_used, reason = "a story that goes wrong here fails its test")]
+#![expect(clippy::duplicate_mod, reason = "each story is told over each backend")]
 
 extern crate wharf_storage as storage;
 
