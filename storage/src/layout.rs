@@ -11,7 +11,7 @@
 //!     _manifests/referrers/<algorithm>/<subject>/<algorithm>/<hex>/link    ours: who points at a subject
 //!     _manifests/referrers/<algorithm>/<subject>/descriptors        ours: their descriptors, a cache of the manifests
 //!     _uploads/<uuid>/{startedat,data,hashstates/<algorithm>/<offset>}
-//!     _uploads/<uuid>/{startedat,session,content/<number>}      the same in a bucket; the last two are ours
+//!     _uploads/<uuid>/{startedat,session,content/<uuid>}      the same in a bucket; the last two are ours
 //! docker/registry/wharf/                                ours
 //! ```
 //!
@@ -232,8 +232,8 @@ pub fn upload_session(key: &UploadKey) -> Key {
 }
 
 /// What a multipart upload of an upload in a bucket becomes when it is completed, before it is a blob.
-pub fn upload_content(key: &UploadKey, number: usize) -> Key {
-    upload(key).folder("content").object(&number.to_string())
+pub fn upload_content(key: &UploadKey, name: Uuid) -> Key {
+    upload(key).folder("content").object(&name.to_string())
 }
 
 /// What is written to see whether a bucket may be written to.

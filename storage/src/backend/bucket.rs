@@ -3,6 +3,8 @@
 //! A put is atomic and durable by itself, so objects need no more than that. Listing is by whole folders: a page costs as much as the
 //! folder has names. Blobs of more than 5 GiB cannot be published to S3, which copies no more in one call.
 
+#[cfg(test)]
+mod faulty;
 mod memory;
 mod session;
 

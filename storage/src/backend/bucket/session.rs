@@ -6,6 +6,8 @@
 //!
 //! A stage that finds no part at its checkpoint creates a multipart upload of its own, so that two of them mix nothing. Where both go on
 //! from the same parts, the store tells a part that was put again from the one that was recorded, and refuses to complete with the latter.
+//!
+//! An upload whose beginning or removal was cut short may have no session. While `startedat` is there, it is one without bytes.
 
 use std::ops::Range;
 use std::sync::Arc;
@@ -18,6 +20,7 @@ use futures_util::stream::{self, BoxStream};
 use object_store::multipart::PartId;
 use object_store::{Error, MultipartId, ObjectStoreExt, PutMode, PutPayload, UpdateVersion};
 use serde::{Deserialize, Serialize};
+use uuid::Uuid;
 
 use super::{Bucket, OnlyWriter, RemoteObject, absent, failed, path};
 use crate::backend::{Backend, BackendError, Content, Fault, Object, Ranges, Stage, UploadStatus};
@@ -31,20 +34,27 @@ const PARTS_OF_A_SIZE: usize = 1000;
 #[derive(Debug)]
 pub(super) struct Session {
     state: HashState,
-    /// Every multipart upload that was created, by its number.
-    multiparts: Vec<MultipartId>,
+    /// Every multipart upload that was created.
+    multiparts: Vec<Multipart>,
     /// The parts that the bytes before the tail lie in. `None` while there are none.
     parts: Option<Parts>,
     tail: Bytes,
-    /// Of the object that was read or put last.
-    version: UpdateVersion,
+    /// Of the object that was read or put last. `None` while there is none.
+    version: Option<UpdateVersion>,
     touched: SystemTime,
+}
+
+/// A multipart upload, and the name of the object that it becomes.
+#[derive(Clone, Debug, Deserialize, Serialize)]
+struct Multipart {
+    id: MultipartId,
+    name: Uuid,
 }
 
 /// Parts of one multipart upload, in their order.
 #[derive(Clone, Debug, Deserialize, Serialize)]
 struct Parts {
-    multipart: usize,
+    multipart: Multipart,
     ids: Vec<String>,
 }
 
@@ -52,7 +62,7 @@ struct Parts {
 #[derive(Deserialize, Serialize)]
 struct Head {
     state: Vec<u8>,
-    multiparts: Vec<MultipartId>,
+    multiparts: Vec<Multipart>,
     parts: Option<Parts>,
 }
 
@@ -82,15 +92,19 @@ pub(super) async fn begin(
     upload: &UploadKey,
     algorithm: Algorithm,
 ) -> Result<(), BackendError> {
-    let empty = encode(&Hasher::new(algorithm).state(), &[], None, Bytes::new());
-    let put = bucket.store.put(&path(&layout::upload_session(upload)), empty).await;
-    put.map_err(|error| failed("begin", upload, error))?;
-    // Nobody here reads this, but distribution purges by it, should the bucket go back.
     let started = humantime::format_rfc3339_seconds(SystemTime::now()).to_string();
-    bucket.write(&layout::upload_started(upload), started.into()).await
+    bucket.write(&layout::upload_started(upload), started.into()).await?;
+    let session = Session::empty(algorithm, SystemTime::now());
+    let put = bucket.store.put(&path(&layout::upload_session(upload)), session.encode()).await;
+    put.map(drop).map_err(|error| failed("begin", upload, error))
 }
 
 impl Session {
+    fn empty(algorithm: Algorithm, touched: SystemTime) -> Self {
+        let state = Hasher::new(algorithm).state();
+        Self { state, multiparts: Vec::new(), parts: None, tail: Bytes::new(), version: None, touched }
+    }
+
     /// The session of an upload. `None` when there is no such upload.
     pub(super) async fn read(bucket: &Bucket, upload: &UploadKey) -> Result<Option<Self>, BackendError> {
         let read = async {
@@ -101,19 +115,21 @@ impl Session {
             Ok(Some((meta, got.bytes().await?)))
         };
         let read = read.await.map_err(|error| failed("open", upload, error))?;
-        let Some((meta, mut tail)) = read else { return Ok(None) };
+        let Some((meta, mut tail)) = read else {
+            let started = bucket.look_up(&layout::upload_started(upload)).await?;
+            return Ok(
+                started.map(|started| Self::empty(Algorithm::Sha256, started.object.last_modified.into()))
+            );
+        };
         let malformed = || BackendError::of("understand the session of", upload, Fault::Unavailable);
         let line = tail.iter().position(|byte| *byte == b'\n').ok_or_else(malformed)?;
         let head: Head = serde_json::from_slice(&tail.split_to(line)).map_err(|_| malformed())?;
-        if head.parts.as_ref().is_some_and(|parts| parts.multipart >= head.multiparts.len()) {
-            return Err(malformed());
-        }
         Ok(Some(Self {
             state: HashState::parse(&head.state).map_err(|_| malformed())?,
             multiparts: head.multiparts,
             parts: head.parts,
             tail: tail.split_off(1),
-            version: UpdateVersion { e_tag: meta.e_tag, version: meta.version },
+            version: Some(UpdateVersion { e_tag: meta.e_tag, version: meta.version }),
             touched: meta.last_modified.into(),
         }))
     }
@@ -122,22 +138,25 @@ impl Session {
         UploadStatus { checkpoint: self.state, touched: self.touched }
     }
 
+    fn encode(&self) -> PutPayload {
+        let head = Head {
+            state: self.state.as_bytes().to_vec(),
+            multiparts: self.multiparts.clone(),
+            parts: self.parts.clone(),
+        };
+        let mut line = serde_json::to_vec(&head).expect("text and numbers have a form in JSON");
+        line.push(b'\n');
+        PutPayload::from_iter([line.into(), self.tail.clone()])
+    }
+
     /// Puts the session in place of the one that was read or put last.
     async fn put(&mut self, bucket: &Bucket, upload: &UploadKey) -> Result<(), BackendError> {
-        let content = encode(&self.state, &self.multiparts, self.parts.as_ref(), self.tail.clone());
-        let mode = PutMode::Update(self.version.clone());
-        let put = bucket.store.put_opts(&path(&layout::upload_session(upload)), content, mode.into()).await;
-        self.version = put.map_err(|error| lost("checkpoint", upload, error))?.into();
+        let mode = self.version.clone().map_or(PutMode::Create, PutMode::Update);
+        let session = path(&layout::upload_session(upload));
+        let put = bucket.store.put_opts(&session, self.encode(), mode.into()).await;
+        self.version = Some(put.map_err(|error| lost("checkpoint", upload, error))?.into());
         Ok(())
     }
-}
-
-fn encode(state: &HashState, multiparts: &[MultipartId], parts: Option<&Parts>, tail: Bytes) -> PutPayload {
-    let head =
-        Head { state: state.as_bytes().to_vec(), multiparts: multiparts.to_vec(), parts: parts.cloned() };
-    let mut line = serde_json::to_vec(&head).expect("text and numbers have a form in JSON");
-    line.push(b'\n');
-    PutPayload::from_iter([line.into(), tail])
 }
 
 impl BucketStage {
@@ -153,8 +172,8 @@ impl BucketStage {
             session,
             completion: Completion::Open,
         };
-        if let Some(Parts { multipart, .. }) = stage.parts {
-            let content = layout::upload_content(&stage.writer.upload, multipart);
+        if let Some(Parts { multipart, .. }) = &stage.parts {
+            let content = layout::upload_content(&stage.writer.upload, multipart.name);
             if let Some(completed) = stage.bucket.look_up(&content).await? {
                 stage.begin_anew(&completed).await?;
                 stage.bucket.remove(&content).await?;
@@ -185,22 +204,22 @@ impl BucketStage {
         if self.parts.is_none() {
             self.parts = Some(Parts { multipart: self.create_multipart().await?, ids: Vec::new() });
         }
-        let Self { bucket, writer, session, parts: Some(parts), .. } = self else { return Ok(()) };
-        let content = path(&layout::upload_content(&writer.upload, parts.multipart));
-        let id = &session.multiparts[parts.multipart];
+        let Self { bucket, writer, parts: Some(parts), .. } = self else { return Ok(()) };
+        let Multipart { id, name } = &parts.multipart;
+        let content = path(&layout::upload_content(&writer.upload, *name));
         let part = bucket.store.put_part(&content, id, parts.ids.len(), bytes.into()).await;
         parts.ids.push(part.map_err(|error| lost("write", &writer.upload, error))?.content_id);
         Ok(())
     }
 
     /// Creates a multipart upload, and writes down that it is there before it holds anything.
-    async fn create_multipart(&mut self) -> Result<usize, BackendError> {
+    async fn create_multipart(&mut self) -> Result<Multipart, BackendError> {
         let Self { bucket, writer, session, .. } = self;
-        let number = session.multiparts.len();
-        let content = path(&layout::upload_content(&writer.upload, number));
+        let name = Uuid::new_v4();
+        let content = path(&layout::upload_content(&writer.upload, name));
         let id = bucket.store.create_multipart(&content).await;
-        let id = id.map_err(|error| failed("write", &writer.upload, error))?;
-        session.multiparts.push(id.clone());
+        let id = id.map_err(|error| failed("create parts for", &writer.upload, error))?;
+        session.multiparts.push(Multipart { id: id.clone(), name });
         if let Err(error) = session.put(bucket, &writer.upload).await {
             // Nobody else knows of it. If this fails too, the bucket's rule for incomplete uploads is left.
             if let Err(error) = bucket.store.abort_multipart(&content, &id).await {
@@ -208,7 +227,7 @@ impl BucketStage {
             }
             return Err(error);
         }
-        Ok(number)
+        Ok(Multipart { id, name })
     }
 
     /// Makes the parts one object, and says where. `None` when there are none: the tail is all there is.
@@ -217,12 +236,10 @@ impl BucketStage {
             let last = self.tail.split().freeze();
             self.put_part(last).await?;
         }
-        let Self { bucket, writer, session, parts: Some(parts), completion, .. } = self else {
-            return Ok(None);
-        };
-        let content = layout::upload_content(&writer.upload, parts.multipart);
+        let Self { bucket, writer, parts: Some(parts), completion, .. } = self else { return Ok(None) };
+        let Multipart { id, name } = &parts.multipart;
+        let content = layout::upload_content(&writer.upload, *name);
         if *completion == Completion::Open {
-            let id = &session.multiparts[parts.multipart];
             let ids = parts.ids.iter().map(|id| PartId { content_id: id.clone() }).collect();
             let completed = bucket.store.complete_multipart(&path(&content), id, ids).await;
             completed.map_err(|error| lost("complete", &writer.upload, error))?;
@@ -231,18 +248,18 @@ impl BucketStage {
         Ok(Some(content))
     }
 
-    /// Removes the upload. The session goes last: while it is there, a purge finds what a crash left of the rest.
+    /// Removes the upload. Without its session it has no bytes; `startedat` comes last in its folder, so that a purge finds what a crash
+    /// leaves of the rest.
     async fn remove(self) -> Result<(), BackendError> {
         let Self { bucket, writer, session, .. } = &self;
         let upload = &writer.upload;
-        for (number, id) in session.multiparts.iter().enumerate() {
-            let content = layout::upload_content(upload, number);
-            let aborted = absent(bucket.store.abort_multipart(&path(&content), id).await);
+        for Multipart { id, name } in &session.multiparts {
+            let content = path(&layout::upload_content(upload, *name));
+            let aborted = absent(bucket.store.abort_multipart(&content, id).await);
             aborted.map_err(|error| failed("abort", upload, error))?;
-            bucket.remove(&content).await?;
         }
-        bucket.remove(&layout::upload_started(upload)).await?;
-        bucket.remove(&layout::upload_session(upload)).await
+        bucket.remove(&layout::upload_session(upload)).await?;
+        bucket.delete_folder(&layout::upload(upload)).await
     }
 }
 
@@ -323,6 +340,7 @@ mod tests {
 
     use futures_util::TryStreamExt;
 
+    use super::super::faulty::{Effect, Faulty};
     use super::super::memory::Memory;
     use super::super::{BucketOptions, Store};
     use super::*;
@@ -344,9 +362,13 @@ mod tests {
     }
 
     impl Replicas {
-        async fn with_an_upload() -> Self {
+        fn without_uploads() -> Self {
             let upload = UploadKey { repository: "team/app".parse().unwrap(), id: UploadId::random() };
-            let replicas = Self { store: Arc::default(), upload };
+            Self { store: Arc::default(), upload }
+        }
+
+        async fn with_an_upload() -> Self {
+            let replicas = Self::without_uploads();
             replicas.one().begin_upload(&replicas.upload, Algorithm::Sha256).await.unwrap();
             replicas
         }
@@ -545,5 +567,76 @@ mod tests {
         assert_eq!(fault(one.checkpoint().await), Some(Fault::Busy));
         drop(one);
         replicas.assert_nothing_left().await;
+    }
+
+    /// Pushes what is missing of `content`, with a checkpoint on the way, and publishes it. `kept` is what was acknowledged.
+    async fn finish(
+        bucket: &Bucket,
+        upload: &UploadKey,
+        content: &[u8],
+        kept: &mut usize,
+    ) -> Result<(), BackendError> {
+        let to = blob(content);
+        let Some(mut stage) = bucket.stage(upload).await? else {
+            // It is over only when it was published.
+            assert_eq!(*bucket.read(&to, 1 << 20).await?.expect("the blob is there"), *content);
+            return Ok(());
+        };
+        let mut hasher = Hasher::resume(stage.resumed_from());
+        let mut at = usize::try_from(hasher.bytes()).unwrap();
+        if at < *kept {
+            assert_eq!(*bucket.read(&to, 1 << 20).await?.expect("only then may it begin anew"), *content);
+            *kept = 0;
+        }
+        while at < content.len() {
+            let piece = &content[at..content.len().min(at + 700)];
+            stage.push(vec![Bytes::copy_from_slice(piece)]).await?;
+            hasher.update(piece);
+            at += piece.len();
+            if at < content.len() {
+                stage.checkpoint(&hasher.state()).await?;
+                *kept = at;
+            }
+        }
+        stage.publish(&to).await
+    }
+
+    #[tokio::test]
+    async fn whichever_call_fails_nothing_acknowledged_is_lost_and_trying_again_helps() {
+        for (size, effect) in [600, 2 * 700, 5 * 700 + 1]
+            .into_iter()
+            .flat_map(|size| [Effect::Nothing, Effect::Done].map(|effect| (size, effect)))
+        {
+            let content = content(size);
+            for at in 0.. {
+                let replicas = Replicas::without_uploads();
+                let upload = &replicas.upload;
+                let faulty = Arc::new(Faulty::over(replicas.store.clone(), at, effect));
+                let bucket = Bucket { store: faulty.clone(), ..replicas.one() };
+                let mut kept = 0;
+                let mut failures = Vec::new();
+                while let Err(error) = bucket.begin_upload(upload, Algorithm::Sha256).await {
+                    failures.push(error);
+                }
+                while let Err(error) = finish(&bucket, upload, &content, &mut kept).await {
+                    failures.push(error);
+                    assert!(failures.len() < 3, "call {at} {effect:?}: {failures:?}");
+                }
+                let published = replicas.one().read(&blob(&content), 1 << 20).await.unwrap();
+                assert_eq!(published.as_deref(), Some(&*content), "call {at} {effect:?}: {failures:?}");
+
+                // Whatever is left can be purged, but for a multipart upload whose creation was never answered.
+                if let Some(stage) = replicas.one().stage(upload).await.unwrap() {
+                    stage.discard().await.unwrap();
+                }
+                if failures.iter().any(|error| error.operation == "create parts for") {
+                    replicas.store.forget_uploads();
+                }
+                replicas.assert_nothing_left().await;
+                if !faulty.has_failed() {
+                    break;
+                }
+            }
+        }
     }
 }
