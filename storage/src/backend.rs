@@ -4,6 +4,8 @@
 //! written once over these few verbs. Every clause below is a function of the suite in `conformance`, which each backend passes.
 
 pub mod bucket;
+#[cfg(any(test, feature = "testing"))]
+pub mod conformance;
 pub mod volume;
 
 use std::fmt;
@@ -72,7 +74,7 @@ pub trait Backend: fmt::Debug + Send + Sync + 'static {
     /// Opens an upload to continue it from its last checkpoint; what lies after that is cut off. `None` when there is no such
     /// upload; an error of the kind [`Fault::Busy`] while another [`Stage`] of it is open in this process, or, where the store can
     /// tell, in another one that shares it. Where it cannot, the two are told apart later: the checkpoint of one is refused as
-    /// `Busy`, and their bytes are never mixed.
+    /// `Busy`, and their bytes are never mixed; the upload may then have to be begun again.
     async fn stage(&self, upload: &UploadKey) -> Result<Option<Box<dyn Stage>>, BackendError>;
 
     /// Makes sure that the store answers and may be written to. Cheap enough to be asked every few seconds.

@@ -270,6 +270,22 @@ fn failed(operation: &'static str, place: impl fmt::Display, source: Error) -> B
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::backend::conformance;
+
+    #[tokio::test]
+    async fn it_keeps_the_contract() {
+        // Parts of the size that stores ask for, and ones so small that most uploads have some.
+        for part_bytes in
+            [BucketOptions::default().part_bytes, const { NonZeroUsize::new(64 << 10).unwrap() }]
+        {
+            conformance::check(|| {
+                let store: Arc<dyn Store> = Arc::new(Memory::default());
+                let replica = || Arc::new(Bucket::new(store.clone(), BucketOptions { part_bytes }));
+                conformance::Replicas { here: replica(), there: replica() }
+            })
+            .await;
+        }
+    }
 
     fn key() -> Key {
         layout::probe()

@@ -271,6 +271,7 @@ fn sync(file: &File, durability: Durability) -> io::Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::backend::conformance;
     use crate::{Digest, Hasher, Registry, RegistryOptions, UploadId};
 
     fn key() -> UploadKey {
@@ -281,6 +282,17 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let volume = Volume::open(folder.path(), VolumeOptions::default()).unwrap();
         (folder, volume)
+    }
+
+    #[tokio::test]
+    async fn it_keeps_the_contract() {
+        let folder = tempfile::tempdir().unwrap();
+        conformance::check(|| {
+            let root = folder.path().join(UploadId::random().to_string());
+            let replica = || Arc::new(Volume::open(&root, VolumeOptions::default()).unwrap());
+            conformance::Replicas { here: replica(), there: replica() }
+        })
+        .await;
     }
 
     #[tokio::test]

@@ -78,11 +78,13 @@ impl MultipartStore for Memory {
         let content: PutPayload = {
             let mut uploads = self.uploads();
             let parts = uploads.get(id).ok_or_else(|| gone(path))?;
-            let put = parts.iter().map(|(index, (id, _))| (*index, id));
+            // Parts that are not asked for are dropped, as in S3.
+            let put = parts.iter().map(|(index, (id, _))| (*index, id)).take(ids.len());
             if !put.eq(ids.iter().map(|id| &id.content_id).enumerate()) {
                 return Err(Error::Generic { store: "memory", source: "the parts are others".into() });
             }
-            uploads.remove(id).into_iter().flatten().map(|(_, (_, bytes))| bytes).collect()
+            let parts = uploads.remove(id).into_iter().flatten().take(ids.len());
+            parts.map(|(_, (_, bytes))| bytes).collect()
         };
         self.objects.put(path, content).await
     }
