@@ -1,9 +1,228 @@
-//! The OCI Distribution API over HTTP: what a request means, and what an answer looks like.
+//! The OCI Distribution API: from a request to the one handler that answers it.
+//!
+//! A path is read by [`Endpoint`], which knows the methods it has; the [`Gate`] gives the permit that the handler works with. What changes
+//! the registry runs as a task of its own ([`Api::mutate`]): a client that hangs up, or a server that stops, lets it finish.
 
 pub mod blobs;
+mod catalog;
 pub mod conditions;
 pub mod endpoint;
 pub mod error;
+mod manifests;
 pub mod page;
 pub mod query;
+mod referrers;
+mod tags;
 pub mod uploads;
+
+use std::sync::Arc;
+
+use auth::Identity;
+use axum::Router;
+use axum::body::Body;
+use axum::extract::{Request, State};
+use axum::http::request::Parts;
+use axum::http::{HeaderName, HeaderValue, Method, StatusCode, header};
+use axum::response::{IntoResponse, Response};
+use axum::routing::any;
+use storage::{Digest, MissingReferences, Reference};
+use tokio_util::task::TaskTracker;
+
+use self::endpoint::{Endpoint, Right};
+use self::error::ApiError;
+use self::page::PageSizes;
+use self::uploads::state::StateKey;
+use crate::access::Gate;
+use crate::config::{Deletion, ForeignUrls, Mode};
+
+/// What every answer says of the protocol, as CNCF distribution does.
+const API_VERSION: (HeaderName, HeaderValue) =
+    (HeaderName::from_static("docker-distribution-api-version"), HeaderValue::from_static("registry/2.0"));
+
+/// How the API behaves where the specification leaves a choice.
+#[derive(Clone, Debug)]
+pub struct ApiOptions {
+    /// Whether anything may be written.
+    pub mode: Mode,
+    /// Whether manifests and blobs may be deleted.
+    pub deletion: Deletion,
+    /// The size in bytes above which a manifest is refused.
+    pub manifest_limit_bytes: usize,
+    /// What a manifest refers to must be there; how strictly.
+    pub missing_references: MissingReferences,
+    /// Which descriptors may say that their content lies elsewhere.
+    pub foreign_urls: ForeignUrls,
+    /// How long a page of the catalog may be.
+    pub catalog_pages: PageSizes,
+    /// How long a page of tags may be.
+    pub tag_pages: PageSizes,
+    /// What `Location`s begin with before `/v2/`: nothing, a path, or a scheme and host.
+    pub location_base: String,
+    /// What the state in the URLs of uploads is signed with, if they are to carry one.
+    pub state_key: Option<StateKey>,
+}
+
+/// The API over one registry. Cheap to clone.
+#[derive(Clone, Debug)]
+pub struct Api(Arc<Inner>);
+
+#[derive(Debug)]
+struct Inner {
+    gate: Gate,
+    options: ApiOptions,
+    mutations: TaskTracker,
+}
+
+impl Api {
+    /// The API over what lies behind `gate`.
+    pub fn new(gate: Gate, options: ApiOptions) -> Self {
+        Self(Arc::new(Inner { gate, options, mutations: TaskTracker::new() }))
+    }
+
+    /// The routes, all below `/v2`.
+    pub fn router(&self) -> Router {
+        Router::new()
+            .route("/v2", any(answer))
+            .route("/v2/", any(answer))
+            .route("/v2/{*rest}", any(answer))
+            .with_state(self.clone())
+    }
+
+    /// Waits for every change that is under way. New ones are still taken: stop the listeners first.
+    pub async fn finish_mutations(&self) {
+        self.0.mutations.close();
+        self.0.mutations.wait().await;
+    }
+
+    /// Runs a change to its end, whether or not its client waits for it.
+    async fn mutate<T: Send + 'static>(
+        &self,
+        change: impl Future<Output = Result<T, ApiError>> + Send + 'static,
+    ) -> Result<T, ApiError> {
+        self.0.mutations.spawn(change).await.map_err(|error| ApiError::Internal(error.into()))?
+    }
+
+    /// Refuses what the configuration turns off.
+    fn check_mode(&self, endpoint: &Endpoint, method: &Method, right: Right) -> Result<(), ApiError> {
+        let changes = match right {
+            Right::Login | Right::Catalog | Right::Pull => false,
+            Right::Push | Right::Delete => !matches!(*method, Method::GET | Method::HEAD),
+        };
+        if changes && self.0.options.mode == Mode::ReadOnly {
+            return Err(ApiError::ReadOnly { allow: "GET, HEAD".to_owned() });
+        }
+        if right == Right::Delete && self.0.options.deletion == Deletion::Refused {
+            let left = endpoint.allow().replace(", DELETE", "");
+            return Err(ApiError::DeletionDisabled { allow: left });
+        }
+        Ok(())
+    }
+
+    /// The `Location` of something, from its endpoint.
+    fn location(&self, endpoint: &Endpoint) -> HeaderValue {
+        HeaderValue::try_from(format!("{}{endpoint}", self.0.options.location_base))
+            .expect("paths and the configured base are visible ASCII characters")
+    }
+
+    async fn route(&self, request: Parts, body: Body) -> Result<Response, ApiError> {
+        let method = &request.method;
+        let endpoint = Endpoint::parse(request.uri.path()).map_err(|error| error.answer_to(method))?;
+        let right =
+            endpoint.right(method).ok_or_else(|| ApiError::MethodNotAllowed { allow: endpoint.allow() })?;
+        self.check_mode(&endpoint, method, right)?;
+
+        let gate = &self.0.gate;
+        let caller = Identity::anonymous();
+        match (endpoint, method.as_str()) {
+            (Endpoint::Base, _) => Ok(json("{}")),
+            (Endpoint::Extensions { repository: None }, _) => Ok(json(r#"{"extensions":[]}"#)),
+            (Endpoint::Extensions { repository: Some(name) }, _) => {
+                gate.pull(&caller, name).await?;
+                Ok(json(r#"{"extensions":[]}"#))
+            }
+            (Endpoint::Catalog, _) => {
+                catalog::list_repositories(
+                    gate.catalog(&caller).await?,
+                    self.0.options.catalog_pages,
+                    &request,
+                )
+                .await
+            }
+            (Endpoint::Tags { repository }, _) => {
+                tags::list_tags(gate.pull(&caller, repository).await?, self.0.options.tag_pages, &request)
+                    .await
+            }
+            (Endpoint::Referrers { repository, subject }, _) => {
+                referrers::list_referrers(gate.pull(&caller, repository).await?, subject, &request).await
+            }
+
+            (Endpoint::Blob { repository, digest }, "GET") => {
+                blobs::pull_blob(gate.pull(&caller, repository).await?, digest, &request).await
+            }
+            (Endpoint::Blob { repository, digest }, "HEAD") => {
+                blobs::head_blob(gate.pull(&caller, repository).await?, digest, &request).await
+            }
+            (Endpoint::Blob { repository, digest }, _) => {
+                let access = gate.delete(&caller, repository).await?;
+                self.mutate(blobs::delete_blob(access, digest)).await
+            }
+
+            (Endpoint::Manifest { repository, reference }, "GET" | "HEAD") => {
+                manifests::pull_manifest(gate.pull(&caller, repository).await?, reference, &request).await
+            }
+            (Endpoint::Manifest { repository, reference }, "PUT") => {
+                let access = gate.push(&caller, repository).await?;
+                manifests::put_manifest(self, access, reference, request, body).await
+            }
+            (Endpoint::Manifest { repository, reference: Reference::Tag(tag) }, _) => {
+                let access = gate.delete_tag(&caller, repository, &tag).await?;
+                self.mutate(manifests::delete_tag(access, tag)).await
+            }
+            (Endpoint::Manifest { repository, reference: Reference::Digest(digest) }, _) => {
+                let access = gate.delete(&caller, repository).await?;
+                self.mutate(manifests::delete_manifest(access, digest)).await
+            }
+
+            (Endpoint::Uploads { repository }, _) => {
+                let access = gate.push(&caller, repository).await?;
+                uploads::begin_upload(self, access, &caller, request, body).await
+            }
+            (Endpoint::Upload { repository, id }, method) => {
+                let upload = uploads::Target::new(self, gate.push(&caller, repository).await?, id, &request)?;
+                match method {
+                    "PATCH" => self.mutate(uploads::append_chunk(upload, request, body)).await,
+                    "PUT" => self.mutate(uploads::finish_upload(upload, request, body)).await,
+                    "DELETE" => self.mutate(uploads::cancel_upload(upload)).await,
+                    _ => uploads::upload_status(upload).await,
+                }
+            }
+        }
+    }
+}
+
+/// Every request below `/v2`.
+async fn answer(State(api): State<Api>, request: Request) -> Response {
+    let (parts, body) = request.into_parts();
+    let mut response = api.route(parts, body).await.unwrap_or_else(IntoResponse::into_response);
+    let (name, value) = API_VERSION;
+    response.headers_mut().insert(name, value);
+    response
+}
+
+/// An answer that is JSON.
+fn json(body: impl Into<Body>) -> Response {
+    ([(header::CONTENT_TYPE, HeaderValue::from_static("application/json"))], body.into()).into_response()
+}
+
+/// The answer to what made something that has a digest.
+fn created(api: &Api, endpoint: &Endpoint, digest: &Digest) -> Response {
+    let headers = [(header::LOCATION, api.location(endpoint)), (CONTENT_DIGEST, digest_value(digest))];
+    (StatusCode::CREATED, headers).into_response()
+}
+
+/// The header that says which content an answer is about.
+const CONTENT_DIGEST: HeaderName = HeaderName::from_static("docker-content-digest");
+
+fn digest_value(digest: &Digest) -> HeaderValue {
+    HeaderValue::try_from(digest.to_string()).expect("a digest is made of visible ASCII characters")
+}

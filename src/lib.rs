@@ -1,4 +1,9 @@
 //! Wharf: an image registry for the inside of a cluster.
 
+pub mod access;
 pub mod api;
+pub mod commands;
 pub mod config;
+pub mod health;
+pub mod logging;
+pub mod server;

@@ -1,3 +1,132 @@
-//! Blobs: how their bytes are selected and framed.
+//! Blobs: pulled whole, by ranges or not at all, and deleted.
 
 pub mod range;
+
+use std::ops::Range;
+
+use axum::body::Body;
+use axum::http::request::Parts;
+use axum::http::{HeaderValue, StatusCode, header};
+use axum::response::{IntoResponse, Response};
+use futures_util::{StreamExt, stream};
+use http_body_util::BodyExt;
+use storage::backend::Content;
+use storage::{Blob, Digest};
+
+use self::range::{Multipart, Selection};
+use crate::access::{DeleteAccess, PullAccess};
+use crate::api::conditions::{Conditions, entity_tag};
+use crate::api::error::ApiError;
+use crate::api::{CONTENT_DIGEST, digest_value};
+use crate::server::{FileBody, SendfileQueue};
+
+const OCTETS: &str = "application/octet-stream";
+
+/// Content that is named by its digest never changes. Only the client may keep it: permission is judged at each request.
+const CACHE_FOREVER: HeaderValue = HeaderValue::from_static("private, max-age=31536000, immutable");
+
+/// `GET /v2/<name>/blobs/<digest>`: one blob, whole or by range.
+pub(super) async fn pull_blob(
+    access: PullAccess,
+    digest: Digest,
+    request: &Parts,
+) -> Result<Response, ApiError> {
+    let blob = access.blob(&digest).await?.ok_or(ApiError::BlobUnknown(digest))?;
+    let conditions = Conditions::of(&request.headers);
+    if conditions.not_modified(&digest) {
+        return Ok(not_modified(&digest));
+    }
+    let content = Sender { blob, queue: request.extensions.get() };
+    let size = content.blob.size;
+    let mut response = match conditions.select(&digest, size) {
+        Selection::Whole => described(StatusCode::OK, OCTETS, size, content.range(0..size)),
+        Selection::One(range) => {
+            let bytes = range.start()..range.end();
+            let mut response =
+                described(StatusCode::PARTIAL_CONTENT, OCTETS, range.size_bytes(), content.range(bytes));
+            response.headers_mut().insert(header::CONTENT_RANGE, ascii(range.content_range(size)));
+            response
+        }
+        Selection::Several(ranges) => {
+            let parts = Multipart::new(ranges, size, OCTETS);
+            let (kind, length) = (parts.content_type(), parts.content_length());
+            described(StatusCode::PARTIAL_CONTENT, &kind, length, content.multipart(parts))
+        }
+        Selection::Unsatisfiable => return Err(ApiError::RangeUnsatisfiable { size_bytes: size }),
+    };
+    add_identity(&mut response, &digest);
+    Ok(response)
+}
+
+/// `HEAD /v2/<name>/blobs/<digest>`: whether a blob is there, and how large it is.
+pub(super) async fn head_blob(
+    access: PullAccess,
+    digest: Digest,
+    request: &Parts,
+) -> Result<Response, ApiError> {
+    let size = access.blob_size(&digest).await?.ok_or(ApiError::BlobUnknown(digest))?;
+    if Conditions::of(&request.headers).not_modified(&digest) {
+        return Ok(not_modified(&digest));
+    }
+    let mut response = described(StatusCode::OK, OCTETS, size, Body::empty());
+    add_identity(&mut response, &digest);
+    Ok(response)
+}
+
+/// `DELETE /v2/<name>/blobs/<digest>`: takes a blob out of the repository.
+pub(super) async fn delete_blob(access: DeleteAccess, digest: Digest) -> Result<Response, ApiError> {
+    if access.delete_blob(&digest).await? {
+        Ok(StatusCode::ACCEPTED.into_response())
+    } else {
+        Err(ApiError::BlobUnknown(digest))
+    }
+}
+
+/// A blob, and the way to its client.
+struct Sender<'r> {
+    blob: Blob,
+    queue: Option<&'r SendfileQueue>,
+}
+
+impl Sender<'_> {
+    fn range(&self, bytes: Range<u64>) -> Body {
+        match &self.blob.content {
+            Content::File(file) => Body::new(FileBody::new(file.clone(), bytes, self.queue)),
+            Content::Remote(ranges) => Body::from_stream(ranges.stream(bytes)),
+        }
+    }
+
+    /// Each part's head, then its bytes, and a tail behind the last one.
+    fn multipart(self, parts: Multipart) -> Body {
+        let mut bodies = Vec::with_capacity(parts.parts().len() * 2 + 1);
+        for (index, range) in parts.parts().iter().enumerate() {
+            bodies.push(Body::from(parts.head(index)));
+            bodies.push(self.range(range.start()..range.end()));
+        }
+        bodies.push(Body::from(parts.tail()));
+        Body::from_stream(stream::iter(bodies).flat_map(BodyExt::into_data_stream))
+    }
+}
+
+fn described(status: StatusCode, kind: &str, length: u64, body: Body) -> Response {
+    let headers =
+        [(header::CONTENT_TYPE, ascii(kind.to_owned())), (header::CONTENT_LENGTH, HeaderValue::from(length))];
+    (status, headers, body).into_response()
+}
+
+fn add_identity(response: &mut Response, digest: &Digest) {
+    let headers = response.headers_mut();
+    headers.insert(header::ACCEPT_RANGES, HeaderValue::from_static("bytes"));
+    headers.insert(header::CACHE_CONTROL, CACHE_FOREVER);
+    headers.insert(header::ETAG, entity_tag(digest));
+    headers.insert(CONTENT_DIGEST, digest_value(digest));
+}
+
+fn not_modified(digest: &Digest) -> Response {
+    let headers = [(header::ETAG, entity_tag(digest)), (header::CACHE_CONTROL, CACHE_FOREVER)];
+    (StatusCode::NOT_MODIFIED, headers).into_response()
+}
+
+fn ascii(text: String) -> HeaderValue {
+    HeaderValue::try_from(text).expect("numbers and media types are visible ASCII characters")
+}

@@ -11,7 +11,8 @@ use axum::http::{HeaderName, HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use serde::Serialize;
 use serde_json::{Value, json};
-use storage::{Digest, DigestError, RepositoryName, RepositoryNameError, TagError, UploadId};
+use storage::backend::{BackendError, Fault};
+use storage::{Digest, DigestError, ManifestError, RepositoryName, RepositoryNameError, TagError, UploadId};
 
 use crate::api::uploads::state::StateError;
 
@@ -112,9 +113,18 @@ pub enum ApiError {
         /// What is allowed.
         limit_bytes: u64,
     },
+    /// The manifest is not one, or not one that is accepted.
+    #[error("the manifest is not valid: {0}")]
+    ManifestInvalid(ManifestError),
     /// What should be a tag is not one.
     #[error("the tag is not valid")]
     TagInvalid(#[source] TagError),
+    /// One push sets more tags than allowed.
+    #[error("a push may set {most} tags at most")]
+    TooManyTags {
+        /// What is allowed.
+        most: usize,
+    },
 
     /// The caller has to log in, or the credentials are wrong.
     #[error("authentication is required")]
@@ -134,13 +144,16 @@ pub enum ApiError {
     /// The client stopped sending.
     #[error("the body did not arrive in time")]
     BodyTimeout,
+    /// The body ended early, or was not well-formed.
+    #[error("the body did not arrive whole")]
+    BodyIncomplete(#[source] axum::Error),
 
     /// Something that the registry relies on cannot be reached for now.
     #[error("the registry cannot do this for now; try again")]
     Unavailable(#[source] Box<dyn Error + Send + Sync>),
-    /// There is no room left.
-    #[error("the registry's storage is full")]
-    StorageFull(#[source] Box<dyn Error + Send + Sync>),
+    /// The store failed.
+    #[error("{}", of_fault(.0.fault))]
+    Storage(#[source] BackendError),
     /// Anything else.
     #[error("the registry failed; its log says why")]
     Internal(#[source] Box<dyn Error + Send + Sync>),
@@ -220,17 +233,31 @@ impl ApiError {
             Self::ManifestBlobUnknown(_) => (StatusCode::BAD_REQUEST, ErrorCode::ManifestBlobUnknown),
             // MANIFEST_INVALID would make podman try again in another format.
             Self::ManifestTooLarge { .. } => (StatusCode::PAYLOAD_TOO_LARGE, ErrorCode::SizeInvalid),
+            Self::ManifestInvalid(_) => (StatusCode::BAD_REQUEST, ErrorCode::ManifestInvalid),
             Self::TagInvalid(_) => (StatusCode::BAD_REQUEST, ErrorCode::TagInvalid),
+            Self::TooManyTags { .. } => (StatusCode::URI_TOO_LONG, ErrorCode::SizeInvalid),
 
             Self::Unauthorized { .. } => (StatusCode::UNAUTHORIZED, ErrorCode::Unauthorized),
             Self::Denied => (StatusCode::FORBIDDEN, ErrorCode::Denied),
             Self::TooManyRequests { .. } => (StatusCode::TOO_MANY_REQUESTS, ErrorCode::TooManyRequests),
             Self::BodyTimeout => (StatusCode::REQUEST_TIMEOUT, ErrorCode::Unknown),
+            Self::BodyIncomplete(_) => (StatusCode::BAD_REQUEST, ErrorCode::SizeInvalid),
 
             Self::Unavailable(_) => (StatusCode::SERVICE_UNAVAILABLE, ErrorCode::Unavailable),
-            Self::StorageFull(_) => (StatusCode::INSUFFICIENT_STORAGE, ErrorCode::Unavailable),
+            Self::Storage(error) => match error.fault {
+                Fault::Full => (StatusCode::INSUFFICIENT_STORAGE, ErrorCode::Unavailable),
+                Fault::Denied | Fault::Busy | Fault::Unavailable => {
+                    (StatusCode::SERVICE_UNAVAILABLE, ErrorCode::Unavailable)
+                }
+                Fault::TooLarge => (StatusCode::INTERNAL_SERVER_ERROR, ErrorCode::Unknown),
+            },
             Self::Internal(_) => (StatusCode::INTERNAL_SERVER_ERROR, ErrorCode::Unknown),
         }
+    }
+
+    /// The error that reading a request's body gave.
+    pub fn of_body(error: axum::Error) -> Self {
+        Self::BodyIncomplete(error)
     }
 
     /// What the body tells beside code and message: an element each, of which there is at least one.
@@ -277,11 +304,27 @@ impl ApiError {
             ],
             Self::Unauthorized { challenge } => vec![(header::WWW_AUTHENTICATE, challenge.clone())],
             Self::TooManyRequests { retry_after } => vec![(header::RETRY_AFTER, whole_seconds(*retry_after))],
-            Self::Unavailable(_) | Self::StorageFull(_) => {
+            Self::Unavailable(_) | Self::Storage(_) => {
                 vec![(header::RETRY_AFTER, whole_seconds(RETRY_AFTER))]
             }
             _ => vec![],
         }
+    }
+}
+
+impl From<BackendError> for ApiError {
+    fn from(error: BackendError) -> Self {
+        Self::Storage(error)
+    }
+}
+
+/// What a client is told of a failure of the store.
+fn of_fault(fault: Fault) -> &'static str {
+    match fault {
+        Fault::Full => "the registry's storage is full: nothing was stored; free some space and push again",
+        Fault::Denied => "the registry may not write to its storage; its log says why",
+        Fault::Busy | Fault::Unavailable => "the registry's storage failed; try again",
+        Fault::TooLarge => "the registry failed; its log says why",
     }
 }
 
@@ -393,17 +436,20 @@ mod tests {
 
     #[tokio::test]
     async fn what_broke_inside_is_not_told() {
-        let cause = || Box::new(std::io::Error::other("/var/lib/secret: broken"));
+        let cause = || std::io::Error::other("/var/lib/secret: broken");
+        let of_storage =
+            |kind| ApiError::from(BackendError::io("write", "/var/lib/secret", std::io::Error::from(kind)));
         for (error, status, code, retry_after) in [
-            (ApiError::Unavailable(cause()), 503, "UNAVAILABLE", Some("5")),
-            (ApiError::StorageFull(cause()), 507, "UNAVAILABLE", Some("5")),
-            (ApiError::Internal(cause()), 500, "UNKNOWN", None),
+            (ApiError::Unavailable(cause().into()), 503, "UNAVAILABLE", Some("5")),
+            (of_storage(std::io::ErrorKind::StorageFull), 507, "UNAVAILABLE", Some("5")),
+            (of_storage(std::io::ErrorKind::PermissionDenied), 503, "UNAVAILABLE", Some("5")),
+            (ApiError::Internal(cause().into()), 500, "UNKNOWN", None),
         ] {
             let response = error.into_response();
             assert_eq!(response.status(), status);
             assert_eq!(header(&response, "retry-after"), retry_after);
             let told = response.extensions().get::<Arc<ApiError>>().unwrap();
-            assert_eq!(told.source().unwrap().to_string(), "/var/lib/secret: broken");
+            assert!(told.source().unwrap().to_string().contains("/var/lib/secret"));
             let body = body(response).await;
             assert_eq!(body["errors"][0]["code"], code);
             assert!(!body.to_string().contains("secret"), "{body}");

@@ -1,3 +1,274 @@
-//! Uploads under way: how their URLs are made.
+//! Uploads: begun, sent in one piece or in many, resumed, finished, cancelled, or spared by a mount.
 
 pub mod state;
+
+use auth::Identity;
+use axum::body::Body;
+use axum::http::request::Parts;
+use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
+use axum::response::{IntoResponse, Response};
+use http_body::Body as _;
+use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
+use storage::backend::Fault;
+use storage::{Algorithm, Digest, FinishError, ReceiveError, RepositoryName, Upload, UploadId};
+
+use crate::access::PushAccess;
+use crate::api::endpoint::Endpoint;
+use crate::api::error::{ApiError, UPLOAD_UUID, UploadEnd};
+use crate::api::query::Query;
+use crate::api::{Api, created};
+
+/// One upload under way, and the permit to go on with it.
+pub(super) struct Target {
+    api: Api,
+    access: PushAccess,
+    id: UploadId,
+    /// The offset for which the client's URL was made, if it says so.
+    claimed: Option<u64>,
+}
+
+/// `POST /v2/<name>/blobs/uploads/`: a mount, a blob in one piece, or the beginning of an upload.
+pub(super) async fn begin_upload(
+    api: &Api,
+    access: PushAccess,
+    caller: &Identity,
+    request: Parts,
+    body: Body,
+) -> Result<Response, ApiError> {
+    let query = Query::of(&request.uri);
+    let access = match query.first("mount").and_then(|digest| digest.parse().ok()) {
+        Some(digest) => {
+            match mount_blob(api, access, caller, query.first("from").as_deref(), digest).await? {
+                Mounted::Yes(response) => return Ok(response),
+                Mounted::No(access) => access,
+            }
+        }
+        None => access,
+    };
+    let digest = query
+        .first("digest")
+        .map(|digest| digest.parse::<Digest>())
+        .transpose()
+        .map_err(ApiError::DigestInvalid)?;
+    let algorithm = match (digest, query.first("digest-algorithm")) {
+        (Some(digest), _) => digest.algorithm(),
+        (None, Some(hint)) => hint.parse().map_err(ApiError::DigestInvalid)?,
+        (None, None) => Algorithm::Sha256,
+    };
+    let api = api.clone();
+    api.clone()
+        .mutate(async move {
+            let id = access.begin_upload(algorithm).await?;
+            let target = Target { api, access, id, claimed: None };
+            match digest {
+                Some(digest) => {
+                    let upload = target.receive_all(&request.headers, body).await?;
+                    target.finish(upload, digest).await
+                }
+                None => Ok(target.answer(StatusCode::ACCEPTED, 0)),
+            }
+        })
+        .await
+}
+
+/// `PATCH <location>`: appends a chunk, or all there is.
+pub(super) async fn append_chunk(target: Target, request: Parts, body: Body) -> Result<Response, ApiError> {
+    let mut upload = target.receive_all(&request.headers, body).await?;
+    let size = upload.keep().await?;
+    Ok(target.answer(StatusCode::ACCEPTED, size))
+}
+
+/// `PUT <location>?digest=<digest>`: appends the last chunk, if any, and makes the upload a blob.
+pub(super) async fn finish_upload(target: Target, request: Parts, body: Body) -> Result<Response, ApiError> {
+    let digest = Query::of(&request.uri).first("digest").ok_or(ApiError::DigestMissing)?;
+    let digest = digest.parse().map_err(ApiError::DigestInvalid)?;
+    let upload = target.receive_all(&request.headers, body).await?;
+    target.finish(upload, digest).await
+}
+
+/// `GET` and `HEAD <location>`: how far an upload has come.
+pub(super) async fn upload_status(target: Target) -> Result<Response, ApiError> {
+    let end = target.end().await?;
+    Ok(target.answer(StatusCode::NO_CONTENT, end.size_bytes))
+}
+
+/// `DELETE <location>`: forgets an upload.
+pub(super) async fn cancel_upload(target: Target) -> Result<Response, ApiError> {
+    target.open().await?.cancel().await?;
+    Ok(StatusCode::NO_CONTENT.into_response())
+}
+
+enum Mounted {
+    Yes(Response),
+    /// An ordinary upload follows, with the permit that is still good for it.
+    No(PushAccess),
+}
+
+/// Gives the repository a blob that another one has. What cannot be mounted, for whatever reason, is uploaded: the answer must
+/// not tell whether a repository that the caller may not read has it.
+async fn mount_blob(
+    api: &Api,
+    access: PushAccess,
+    caller: &Identity,
+    from: Option<&str>,
+    digest: Digest,
+) -> Result<Mounted, ApiError> {
+    let gate = &api.0.gate;
+    let source = match from.map(str::parse::<RepositoryName>) {
+        None => None,
+        Some(Err(_)) => return Ok(Mounted::No(access)),
+        Some(Ok(from)) => match gate.pull(caller, from).await {
+            Ok(source) => Some(source),
+            Err(ApiError::Denied) => return Ok(Mounted::No(access)),
+            Err(error) => return Err(error),
+        },
+    };
+    let anywhere = match source {
+        Some(_) => None,
+        None => gate.any_repository(caller).await?,
+    };
+    let api = api.clone();
+    api.clone()
+        .mutate(async move {
+            let mounted = match (&source, &anywhere) {
+                (Some(source), _) => access.mount(source, &digest).await?,
+                (None, Some(anywhere)) => access.mount_from_any(anywhere, &digest).await?,
+                (None, None) => false,
+            };
+            if !mounted {
+                return Ok(Mounted::No(access));
+            }
+            let blob = Endpoint::Blob { repository: access.repository().clone(), digest };
+            Ok(Mounted::Yes(created(&api, &blob, &digest)))
+        })
+        .await
+}
+
+impl Target {
+    /// Names an upload by its id and, if the URL carries one and there is a key to check it, its state.
+    pub(super) fn new(
+        api: &Api,
+        access: PushAccess,
+        id: UploadId,
+        request: &Parts,
+    ) -> Result<Self, ApiError> {
+        let claimed = match (&api.0.options.state_key, Query::of(&request.uri).first("_state")) {
+            (Some(key), Some(state)) => {
+                Some(key.check(&state, access.repository(), id).map_err(ApiError::UploadStateInvalid)?)
+            }
+            _ => None,
+        };
+        Ok(Self { api: api.clone(), access, id, claimed })
+    }
+
+    /// Opens the upload for writing.
+    async fn open(&self) -> Result<Upload, ApiError> {
+        match self.access.resume_upload(self.id).await {
+            Ok(Some(upload)) => Ok(upload),
+            Ok(None) => Err(ApiError::UploadUnknown),
+            // Another request writes to it: this one does not continue where that will end.
+            Err(error) if error.fault == Fault::Busy => Err(ApiError::ChunkOutOfOrder(self.end().await?)),
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    /// Opens the upload and takes in a body, which must begin where the upload ends, if it says where it begins.
+    async fn receive_all(&self, headers: &HeaderMap, body: Body) -> Result<Upload, ApiError> {
+        let length = body.size_hint().exact();
+        let chunk = ChunkRange::of(headers)?;
+        let mut upload = self.open().await?;
+        let begin = upload.offset();
+        let out_of_order = || ApiError::ChunkOutOfOrder(self.end_at(begin));
+        if self.claimed.is_some_and(|claimed| claimed != begin) {
+            return Err(out_of_order());
+        }
+        if let Some(chunk) = &chunk {
+            if chunk.first != begin || chunk.last < chunk.first {
+                return Err(out_of_order());
+            }
+            if length.is_some_and(|length| length != chunk.size()) {
+                return Err(ApiError::SizeInvalid);
+            }
+        }
+        upload.receive(body.into_data_stream()).await.map_err(|error| match error {
+            ReceiveError::Body(error) => ApiError::of_body(error),
+            ReceiveError::Backend(error) => error.into(),
+        })?;
+        // A connection that is torn down may look like the end of a body.
+        let expected = length.or(chunk.map(|chunk| chunk.size()));
+        if expected.is_some_and(|expected| expected != upload.offset() - begin) {
+            return Err(ApiError::SizeInvalid);
+        }
+        Ok(upload)
+    }
+
+    async fn finish(&self, upload: Upload, digest: Digest) -> Result<Response, ApiError> {
+        match upload.finish(&digest).await {
+            Ok(()) => {
+                let blob = Endpoint::Blob { repository: self.access.repository().clone(), digest };
+                Ok(created(&self.api, &blob, &digest))
+            }
+            Err(FinishError::DigestMismatch { expected, .. }) => {
+                Err(ApiError::DigestMismatch { claimed: expected })
+            }
+            Err(FinishError::Backend(error)) => Err(error.into()),
+        }
+    }
+
+    /// Where the upload ends now.
+    async fn end(&self) -> Result<UploadEnd, ApiError> {
+        let status = self.access.upload(self.id).await?.ok_or(ApiError::UploadUnknown)?;
+        Ok(self.end_at(status.checkpoint.offset()))
+    }
+
+    fn end_at(&self, size_bytes: u64) -> UploadEnd {
+        let repository = self.access.repository().clone();
+        let mut location =
+            self.api.location(&Endpoint::Upload { repository: repository.clone(), id: self.id });
+        if let Some(key) = &self.api.0.options.state_key {
+            let state = key.issue(&repository, self.id, size_bytes);
+            let state = utf8_percent_encode(&state, NON_ALPHANUMERIC);
+            let path = location.to_str().unwrap_or_default();
+            location = HeaderValue::try_from(format!("{path}?_state={state}"))
+                .expect("percent-encoded text is made of visible ASCII characters");
+        }
+        UploadEnd { id: self.id, location, size_bytes }
+    }
+
+    fn answer(&self, status: StatusCode, size_bytes: u64) -> Response {
+        let end = self.end_at(size_bytes);
+        let range = HeaderValue::try_from(end.range()).expect("numbers are visible ASCII characters");
+        let id =
+            HeaderValue::try_from(self.id.to_string()).expect("an id is made of visible ASCII characters");
+        (status, [(header::LOCATION, end.location), (header::RANGE, range), (UPLOAD_UUID, id)])
+            .into_response()
+    }
+}
+
+/// Where a chunk says that it belongs: `Content-Range` in the specification's own form, without a unit, both ends inclusive.
+struct ChunkRange {
+    first: u64,
+    last: u64,
+}
+
+impl ChunkRange {
+    fn of(headers: &HeaderMap) -> Result<Option<Self>, ApiError> {
+        let Some(value) = headers.get(header::CONTENT_RANGE) else { return Ok(None) };
+        let number = |text: &str| {
+            let digits = !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit());
+            text.parse().ok().filter(|_| digits)
+        };
+        value
+            .to_str()
+            .ok()
+            .and_then(|text| text.split_once('-'))
+            .and_then(|(first, last)| Some(Self { first: number(first)?, last: number(last)? }))
+            .map(Some)
+            .ok_or(ApiError::ContentRangeInvalid)
+    }
+
+    /// How many bytes that is; only of a range that does not end before it begins.
+    fn size(&self) -> u64 {
+        (self.last - self.first).saturating_add(1)
+    }
+}

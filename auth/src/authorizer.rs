@@ -1,0 +1,46 @@
+//! May they: the question that everything is asked before it is done.
+
+use std::fmt;
+
+use async_trait::async_trait;
+
+use crate::{Identity, ResourceAttributes};
+
+/// Decides who may do what.
+#[async_trait]
+pub trait Authorizer: fmt::Debug + Send + Sync + 'static {
+    /// Decides about one act of one caller.
+    ///
+    /// # Errors
+    /// When it cannot be known; that is neither a yes nor a no.
+    async fn decide(&self, caller: &Identity, wanted: &ResourceAttributes<'_>)
+    -> Result<Decision, AuthError>;
+}
+
+/// An answer.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Decision {
+    /// They may.
+    Allowed,
+    /// They may not.
+    Denied,
+}
+
+/// Why there is no answer.
+#[derive(Debug, thiserror::Error)]
+pub enum AuthError {
+    /// Whoever knows cannot be reached for now.
+    #[error("the authority cannot be reached")]
+    Unavailable(#[source] Box<dyn std::error::Error + Send + Sync>),
+}
+
+/// Allows everything to everybody: a registry on a developer's machine, or behind a proxy that asks.
+#[derive(Clone, Copy, Debug)]
+pub struct Everyone;
+
+#[async_trait]
+impl Authorizer for Everyone {
+    async fn decide(&self, _: &Identity, _: &ResourceAttributes<'_>) -> Result<Decision, AuthError> {
+        Ok(Decision::Allowed)
+    }
+}

@@ -1,0 +1,170 @@
+//! The one bridge between who may and what is kept: a permit for each kind of act, which nothing else can make.
+//!
+//! A repository `<namespace>/<image>` is the image stream of that name in that namespace, as in OpenShift's registry. To pull is to
+//! `get` its `layers`, to push to `get` and `update` them. A name of one component lies in no namespace: it takes a cluster-wide right.
+
+use std::ops::Deref;
+use std::sync::Arc;
+
+use auth::{Authorizer, Decision, Identity, ResourceAttributes};
+use storage::backend::BackendError;
+use storage::{AnyRepository, CatalogPage, Deleter, Reader, Registry, RepositoryName, Tag, Writer};
+
+use crate::api::error::ApiError;
+
+const GROUP: &str = "image.openshift.io";
+
+/// Where permits are made. The registry behind it is reached in no other way.
+#[derive(Clone, Debug)]
+pub struct Gate {
+    authorizer: Arc<dyn Authorizer>,
+    registry: Registry,
+}
+
+/// May read one repository.
+#[derive(Debug)]
+pub struct PullAccess(Reader);
+
+/// May add to one repository.
+#[derive(Debug)]
+pub struct PushAccess(Writer);
+
+/// May remove from one repository.
+#[derive(Debug)]
+pub struct DeleteAccess(Deleter);
+
+/// May list all repositories.
+#[derive(Debug)]
+pub struct CatalogAccess(Registry);
+
+impl Gate {
+    /// A gate to `registry` at which `authorizer` decides.
+    pub fn new(authorizer: Arc<dyn Authorizer>, registry: Registry) -> Self {
+        Self { authorizer, registry }
+    }
+
+    /// A permit to pull from `repository`.
+    ///
+    /// # Errors
+    /// [`ApiError::Denied`] if `caller` may not, whether or not there is such a repository.
+    pub async fn pull(&self, caller: &Identity, repository: RepositoryName) -> Result<PullAccess, ApiError> {
+        self.demand(caller, &layers("get", &repository)).await?;
+        Ok(PullAccess(self.registry.reader(repository)))
+    }
+
+    /// A permit to push to `repository`.
+    ///
+    /// # Errors
+    /// [`ApiError::Denied`] if `caller` may not, whether or not there is such a repository.
+    pub async fn push(&self, caller: &Identity, repository: RepositoryName) -> Result<PushAccess, ApiError> {
+        self.demand(caller, &layers("get", &repository)).await?;
+        self.demand(caller, &layers("update", &repository)).await?;
+        Ok(PushAccess(self.registry.writer(repository)))
+    }
+
+    /// A permit to delete blobs and manifests of `repository`.
+    ///
+    /// # Errors
+    /// [`ApiError::Denied`] if `caller` may neither delete the image stream nor, as OpenShift's pruner, all images.
+    pub async fn delete(
+        &self,
+        caller: &Identity,
+        repository: RepositoryName,
+    ) -> Result<DeleteAccess, ApiError> {
+        let stream = stream("delete", "imagestreams", &repository);
+        let images = ResourceAttributes { resource: "images", namespace: "", name: "", ..stream };
+        if !self.allows(caller, &images).await? {
+            self.demand(caller, &stream).await?;
+        }
+        Ok(DeleteAccess(self.registry.deleter(repository)))
+    }
+
+    /// A permit to delete the tag `tag` of `repository`.
+    ///
+    /// # Errors
+    /// [`ApiError::Denied`] if `caller` may not delete the image stream tag.
+    pub async fn delete_tag(
+        &self,
+        caller: &Identity,
+        repository: RepositoryName,
+        tag: &Tag,
+    ) -> Result<DeleteAccess, ApiError> {
+        let stream = stream("delete", "imagestreamtags", &repository);
+        let name = format!("{}:{tag}", stream.name);
+        self.demand(caller, &ResourceAttributes { name: &name, ..stream }).await?;
+        Ok(DeleteAccess(self.registry.deleter(repository)))
+    }
+
+    /// A permit to list all repositories.
+    ///
+    /// # Errors
+    /// [`ApiError::Denied`] if `caller` may not.
+    pub async fn catalog(&self, caller: &Identity) -> Result<CatalogAccess, ApiError> {
+        self.demand(caller, &everywhere("list", "imagestreams", "")).await?;
+        Ok(CatalogAccess(self.registry.clone()))
+    }
+
+    /// A permit to take a blob without naming the repository it lies in: only for whoever may pull from all of them.
+    pub async fn any_repository(&self, caller: &Identity) -> Result<Option<AnyRepository>, ApiError> {
+        let allowed = self.allows(caller, &everywhere("get", "imagestreams", "layers")).await?;
+        Ok(allowed.then(|| self.registry.any_repository()))
+    }
+
+    async fn demand(&self, caller: &Identity, wanted: &ResourceAttributes<'_>) -> Result<(), ApiError> {
+        if self.allows(caller, wanted).await? { Ok(()) } else { Err(ApiError::Denied) }
+    }
+
+    async fn allows(&self, caller: &Identity, wanted: &ResourceAttributes<'_>) -> Result<bool, ApiError> {
+        match self.authorizer.decide(caller, wanted).await {
+            Ok(decision) => Ok(decision == Decision::Allowed),
+            Err(error) => Err(ApiError::Unavailable(error.into())),
+        }
+    }
+}
+
+impl CatalogAccess {
+    /// Lists at most `limit` repositories after the name `after`.
+    pub async fn page(&self, after: Option<&str>, limit: usize) -> Result<CatalogPage, BackendError> {
+        self.0.catalog(after, limit).await
+    }
+}
+
+impl Deref for PullAccess {
+    type Target = Reader;
+
+    fn deref(&self) -> &Reader {
+        &self.0
+    }
+}
+
+impl Deref for PushAccess {
+    type Target = Writer;
+
+    fn deref(&self) -> &Writer {
+        &self.0
+    }
+}
+
+impl Deref for DeleteAccess {
+    type Target = Deleter;
+
+    fn deref(&self) -> &Deleter {
+        &self.0
+    }
+}
+
+fn layers<'a>(verb: &'a str, repository: &'a RepositoryName) -> ResourceAttributes<'a> {
+    ResourceAttributes { subresource: "layers", ..stream(verb, "imagestreams", repository) }
+}
+
+fn stream<'a>(verb: &'a str, resource: &'a str, repository: &'a RepositoryName) -> ResourceAttributes<'a> {
+    let (namespace, name) = match repository.image() {
+        Some(image) => (repository.namespace(), image),
+        None => ("", repository.as_str()),
+    };
+    ResourceAttributes { verb, group: GROUP, resource, subresource: "", namespace, name }
+}
+
+fn everywhere<'a>(verb: &'a str, resource: &'a str, subresource: &'a str) -> ResourceAttributes<'a> {
+    ResourceAttributes { verb, group: GROUP, resource, subresource, namespace: "", name: "" }
+}

@@ -1,0 +1,3 @@
+//! What the binary does, a file a command.
+
+pub mod serve;

@@ -1,0 +1,159 @@
+//! `wharf serve`: the registry, until it is told to stop.
+
+use std::io::{self, IsTerminal, Write};
+use std::sync::Arc;
+use std::time::SystemTime;
+
+use anyhow::Context;
+use auth::Everyone;
+use storage::backend::Backend;
+use storage::backend::bucket::Bucket;
+use storage::backend::volume::{Access, Durability, Volume, VolumeOptions};
+use storage::{MissingReferences, Registry, RegistryOptions};
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::task::JoinSet;
+
+use crate::access::Gate;
+use crate::api::page::PageSizes;
+use crate::api::uploads::state::StateKey;
+use crate::api::{Api, ApiOptions};
+use crate::config::{self, Config, IndexChildren, Locations, Mode, PurgeAction, Purging};
+use crate::health::Readiness;
+use crate::server::Server;
+
+/// Serves what `config` says until SIGTERM or SIGINT, then finishes what is under way.
+///
+/// # Errors
+/// When the store or an address cannot be used. Once it listens it does not fail.
+pub async fn serve(config: Config) -> anyhow::Result<()> {
+    let storage = config.storage.clone();
+    let backend = tokio::task::spawn_blocking(move || open_backend(&storage)).await??;
+    let registry = Registry::new(backend, registry_options(&config));
+    let api = Api::new(Gate::new(Arc::new(Everyone), registry.clone()), api_options(&config));
+    let readiness = Readiness::new();
+    let router = api.router().merge(readiness.router());
+    let server = Server::bind(&config.http).await?;
+
+    let mut background = JoinSet::new();
+    if let Some(check) = config.health.storage.clone() {
+        background.spawn(readiness.watch(registry.clone(), check));
+    }
+    if config.storage.mode == Mode::ReadWrite {
+        background.spawn(purge_uploads(registry, config.storage.purging));
+    }
+
+    for url in server.urls() {
+        tracing::info!(%url, "listening");
+    }
+    if io::stderr().is_terminal() {
+        greet(&server, &config)?;
+    }
+    let mut terminate = signal(SignalKind::terminate())?;
+    let mut interrupt = signal(SignalKind::interrupt())?;
+    server
+        .serve(router, async move {
+            let name = tokio::select! {
+                _ = terminate.recv() => "SIGTERM",
+                _ = interrupt.recv() => "SIGINT",
+            };
+            tracing::info!(signal = name, "stopping");
+        })
+        .await;
+    api.finish_mutations().await;
+    background.shutdown().await;
+    tracing::info!("stopped");
+    Ok(())
+}
+
+fn open_backend(storage: &config::Storage) -> anyhow::Result<Arc<dyn Backend>> {
+    match &storage.backend {
+        config::Backend::Volume(volume) => {
+            let options = VolumeOptions {
+                durability: match volume.sync {
+                    config::Sync::Always => Durability::Synced,
+                    config::Sync::Never => Durability::Buffered,
+                },
+                access: match storage.mode {
+                    Mode::ReadWrite => Access::ReadWrite,
+                    Mode::ReadOnly => Access::ReadOnly,
+                },
+            };
+            Ok(Arc::new(Volume::open(&volume.root, options).context("the volume cannot be used")?))
+        }
+        config::Backend::Memory => Ok(Arc::new(Bucket::in_memory())),
+    }
+}
+
+fn registry_options(config: &Config) -> RegistryOptions {
+    let caches = &config.storage.caches;
+    RegistryOptions {
+        manifest_cache_bytes: caches.manifest_bytes as u64,
+        lookup_cache_entries: caches.entries,
+        tag_lifetime: caches.tags,
+        membership_lifetime: caches.membership,
+        upload_buffer_bytes: config.storage.uploads.buffer_bytes.get(),
+        manifest_limit_bytes: config.validation.manifest_bytes.get() as u64,
+    }
+}
+
+fn api_options(config: &Config) -> ApiOptions {
+    /// What a request without `n` gets, as in distribution.
+    const CATALOG_PAGE: usize = 100;
+    let most = config.catalog.max_entries.get();
+    let tags = config.tags.max_tags.get();
+    let base = match &config.http.locations {
+        Locations::Below(uri) => uri.to_string().trim_end_matches('/').to_owned(),
+        // A path is right whatever the client called the server.
+        Locations::Relative | Locations::FromRequest => String::new(),
+    };
+    ApiOptions {
+        mode: config.storage.mode,
+        deletion: config.storage.deletion,
+        manifest_limit_bytes: config.validation.manifest_bytes.get(),
+        missing_references: match config.validation.indexes {
+            IndexChildren::AllMustExist | IndexChildren::MustExistFor(_) => MissingReferences::Refuse,
+            IndexChildren::MayBeMissing => MissingReferences::AllowChildren,
+        },
+        foreign_urls: config.validation.urls.clone(),
+        catalog_pages: PageSizes { default: CATALOG_PAGE.min(most), most },
+        tag_pages: PageSizes { default: tags, most: tags },
+        location_base: base,
+        state_key: config.http.secret.as_ref().map(|secret| StateKey::new(secret.expose().as_bytes())),
+    }
+}
+
+/// Removes abandoned uploads for ever, beginning one interval after the start.
+async fn purge_uploads(registry: Registry, purging: Purging) {
+    let Purging::After { age, interval, action: PurgeAction::Remove } = purging else { return };
+    let mut interval = tokio::time::interval_at(tokio::time::Instant::now() + interval, interval);
+    loop {
+        interval.tick().await;
+        match registry.purge_uploads(SystemTime::now() - age).await {
+            Ok(0) => {}
+            Ok(uploads) => tracing::info!(uploads, "abandoned uploads removed"),
+            Err(error) => {
+                tracing::warn!(error = &error as &dyn std::error::Error, "abandoned uploads not removed");
+            }
+        }
+    }
+}
+
+/// Tells a person at a terminal what to type next.
+fn greet(server: &Server, config: &Config) -> io::Result<()> {
+    let Some(address) = server.urls().iter().find_map(|url| url.strip_prefix("http://").map(str::to_owned))
+    else {
+        return Ok(());
+    };
+    let address = address.replace("127.0.0.1", "localhost").replace("[::]", "localhost");
+    let place = match &config.storage.backend {
+        config::Backend::Volume(volume) => format!("in {}", volume.root.display()),
+        config::Backend::Memory => "in memory, until it stops".to_owned(),
+    };
+    writeln!(
+        io::stderr(),
+        "\nWharf keeps images {place}. Anybody who can connect may push and pull. Try:\n\n    \
+         podman tag <an image of yours> {address}/demo/app\n    \
+         podman push --tls-verify=false {address}/demo/app\n    \
+         podman pull --tls-verify=false {address}/demo/app\n\nStop it with Ctrl-C.\n"
+    )
+}

@@ -1,0 +1,76 @@
+//! Keeps runtime threads from waiting for a disk: asks whether parts of a file are in memory, and has them brought in.
+//!
+//! The question is put by reading single bytes with `RWF_NOWAIT`, which every kernel since 4.14 answers without
+//! waiting, and which starts the kernel's own readahead where they are not. Samples are enough: readahead brings in whole
+//! windows, and a page missed between two samples costs one short wait, not a wrong answer.
+
+use std::fs::File;
+use std::io::{self, IoSliceMut};
+use std::num::NonZeroU64;
+use std::os::unix::fs::FileExt;
+use std::sync::Arc;
+
+use rustix::fs::Advice;
+use rustix::io::ReadWriteFlags;
+use tokio::sync::Semaphore;
+use tokio_util::task::AbortOnDropHandle;
+
+/// How many parts of files are brought in at once, in the whole process: enough to keep disks busy.
+const READERS: usize = 16;
+
+/// The distance between sampled bytes; the kernel's readahead windows are at least as large.
+const SAMPLE_BYTES: usize = 64 * 1024;
+
+static READER_PERMITS: Semaphore = Semaphore::const_new(READERS);
+
+/// Begins to bring a part of a file into memory and gives the task to wait for; `None` if it is there already.
+/// Dropping the task gives up its place in the queue.
+///
+/// A failing disk is found by whoever reads next, not here.
+pub(super) fn bring_in(file: &Arc<File>, offset: u64, length: u64) -> Option<AbortOnDropHandle<()>> {
+    if is_resident(file, offset, length) {
+        return None;
+    }
+    let file = Arc::clone(file);
+    Some(AbortOnDropHandle::new(tokio::spawn(async move {
+        let _permit = READER_PERMITS.acquire().await;
+        let reading = tokio::task::spawn_blocking(move || {
+            // Both are advice: whatever fails here fails again, and is reported, when the bytes are read.
+            let _ = rustix::fs::fadvise(&file, offset, NonZeroU64::new(length), Advice::WillNeed);
+            for sample in samples(offset, length) {
+                let _ = file.read_at(&mut [0], sample);
+            }
+        });
+        let _ = reading.await;
+    })))
+}
+
+/// Reads a part of a file if that takes no disk, and gives `None` if it would or if the filesystem cannot tell.
+///
+/// # Errors
+/// What reading failed with, and [`io::ErrorKind::UnexpectedEof`] if the file ends before the part does.
+pub(super) fn read_resident(file: &File, buffer: &mut [u8], offset: u64) -> io::Result<Option<()>> {
+    match read_now(file, buffer, offset) {
+        Ok(0) if !buffer.is_empty() => Err(io::ErrorKind::UnexpectedEof.into()),
+        Ok(read) => Ok((read == buffer.len()).then_some(())),
+        Err(error) if matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::Unsupported) => {
+            Ok(None)
+        }
+        Err(error) => Err(error),
+    }
+}
+
+/// Whether reading this part now needs no disk. A filesystem that cannot tell (NFS) counts as no.
+fn is_resident(file: &File, offset: u64, length: u64) -> bool {
+    samples(offset, length).all(|sample| read_now(file, &mut [0], sample).is_ok())
+}
+
+fn samples(offset: u64, length: u64) -> impl Iterator<Item = u64> {
+    let end = offset + length;
+    (offset..end).step_by(SAMPLE_BYTES).chain(end.checked_sub(1))
+}
+
+fn read_now(file: &File, buffer: &mut [u8], offset: u64) -> io::Result<usize> {
+    let read = rustix::io::preadv2(file, &mut [IoSliceMut::new(buffer)], offset, ReadWriteFlags::NOWAIT)?;
+    Ok(read)
+}

@@ -1,0 +1,159 @@
+//! Sends file bytes from the page cache to a plain HTTP/1.1 socket without copying them through this process.
+//!
+//! HTTP libraries only know bodies made of bytes. So a body that comes from a file yields *placeholders*: slices of
+//! one buffer of zeros that is never touched, and beside each, on its connection's queue, which part of which file it
+//! stands for. The socket recognises a placeholder by its address and sends the file instead. A placeholder
+//! on any other socket would be sent as the zeros it is made of; hence only connections whose socket is a
+//! [`SendfileSocket`] hand out a queue, and without a queue there are no placeholders.
+
+use std::collections::VecDeque;
+use std::fs::File;
+use std::io::{self, IoSlice};
+use std::os::fd::BorrowedFd;
+use std::pin::Pin;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::task::{Context, Poll};
+
+use bytes::Bytes;
+use rustix::net::{SendAncillaryBuffer, SendFlags};
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+
+use super::socket::Socket;
+
+/// The most that one placeholder stands for.
+pub(super) const PLACEHOLDER_BYTES: usize = 1024 * 1024;
+
+/// Lives in `.bss`: nobody reads it, so it takes up no memory.
+static PLACEHOLDER: [u8; PLACEHOLDER_BYTES] = [0; PLACEHOLDER_BYTES];
+
+/// What the placeholders of one connection stand for, in the order in which they are sent.
+///
+/// It is found among a request's extensions when, and only when, the response goes straight to the socket.
+#[derive(Clone, Debug, Default)]
+pub struct SendfileQueue(Arc<Mutex<VecDeque<Segment>>>);
+
+#[derive(Debug)]
+struct Segment {
+    file: Arc<File>,
+    offset: u64,
+    length: usize,
+}
+
+impl SendfileQueue {
+    /// Gives the placeholder for `length` bytes of `file`; they are sent when, and in the place where, it is.
+    pub(super) fn push(&self, file: Arc<File>, offset: u64, length: usize) -> Bytes {
+        let placeholder = Bytes::from_static(&PLACEHOLDER[..length]);
+        self.segments().push_back(Segment { file, offset, length });
+        placeholder
+    }
+
+    /// Sends what a placeholder of `length` bytes stands for, or as much of it as the socket takes.
+    fn send_next(&self, socket: BorrowedFd<'_>, length: usize) -> io::Result<usize> {
+        let mut segments = self.segments();
+        let Some(segment) = segments.front_mut().filter(|segment| segment.length == length) else {
+            return Err(io::Error::other("a placeholder is not the one that was due"));
+        };
+        let sent = rustix::fs::sendfile(socket, &segment.file, Some(&mut segment.offset), length)?;
+        if sent == 0 {
+            tracing::error!(
+                offset = segment.offset,
+                missing_bytes = length,
+                "a file shrank while it was sent"
+            );
+            return Err(io::Error::new(io::ErrorKind::UnexpectedEof, "a file shrank while it was sent"));
+        }
+        segment.length -= sent;
+        if segment.length == 0 {
+            segments.pop_front();
+        }
+        Ok(sent)
+    }
+
+    fn segments(&self) -> std::sync::MutexGuard<'_, VecDeque<Segment>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// A socket that sends files where placeholders are written to it.
+#[derive(Debug)]
+pub(super) struct SendfileSocket {
+    socket: Socket,
+    queue: SendfileQueue,
+}
+
+impl SendfileSocket {
+    pub(super) fn new(socket: Socket, queue: SendfileQueue) -> Self {
+        Self { socket, queue }
+    }
+}
+
+impl AsyncRead for SendfileSocket {
+    fn poll_read(
+        self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.get_mut().socket).poll_read(context, buffer)
+    }
+}
+
+impl AsyncWrite for SendfileSocket {
+    fn poll_write(self: Pin<&mut Self>, context: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        self.poll_write_vectored(context, &[IoSlice::new(bytes)])
+    }
+
+    fn poll_write_vectored(
+        self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        slices: &[IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        let Self { socket, queue } = self.get_mut();
+        match slices.iter().position(|slice| is_placeholder(slice)) {
+            None => Pin::new(socket).poll_write_vectored(context, slices),
+            Some(index) => socket.poll_write_with(context, |descriptor| {
+                send_then_file(descriptor, &slices[..index], slices[index].len(), queue)
+            }),
+        }
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        true
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.get_mut().socket).poll_flush(context)
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.get_mut().socket).poll_shutdown(context)
+    }
+}
+
+/// Sends `text`, and if all of it went, the file bytes that follow it: one packet holds the end of one and the
+/// beginning of the other.
+fn send_then_file(
+    socket: BorrowedFd<'_>,
+    text: &[IoSlice<'_>],
+    length: usize,
+    queue: &SendfileQueue,
+) -> io::Result<usize> {
+    let text_bytes: usize = text.iter().map(|slice| slice.len()).sum();
+    if text_bytes == 0 {
+        return queue.send_next(socket, length);
+    }
+    let flags = SendFlags::MORE | SendFlags::NOSIGNAL;
+    let sent = rustix::net::sendmsg(socket, text, &mut SendAncillaryBuffer::default(), flags)?;
+    if sent < text_bytes {
+        return Ok(sent);
+    }
+    match queue.send_next(socket, length) {
+        Ok(file_bytes) => Ok(sent + file_bytes),
+        // What did go must be counted; the file's turn comes with the next write.
+        Err(error) if error.kind() == io::ErrorKind::WouldBlock => Ok(sent),
+        Err(error) => Err(error),
+    }
+}
+
+fn is_placeholder(slice: &[u8]) -> bool {
+    !slice.is_empty() && PLACEHOLDER.as_ptr_range().contains(&slice.as_ptr())
+}
