@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 
 use proptest::prelude::*;
 
-use super::empty_registry;
+use super::{CASES, empty_registry};
 use crate::harness::{Artifact, cases, tell};
 
 /// Names whose folders come in another order than they do: `-` and `.` are less than `/`, the rest is more.
@@ -25,7 +25,7 @@ fn after() -> impl Strategy<Value = Option<String>> {
 }
 
 proptest! {
-    #![proptest_config(cases(48))]
+    #![proptest_config(cases(CASES))]
 
     #[test]
     fn the_catalog_pages_through_the_names_in_byte_order(

@@ -129,7 +129,7 @@ pub(crate) fn name(text: &str) -> RepositoryName {
     text.parse().unwrap()
 }
 
-/// Each case works on a store of its own, so there are fewer than usual.
+/// How a property is tried. What it finds is printed, not kept: each case is small enough to read.
 pub(crate) fn cases(cases: u32) -> Config {
     Config { cases, failure_persistence: None, ..Config::default() }
 }

@@ -11,6 +11,9 @@ mod harness;
 mod on_a_volume {
     use super::harness::TestRegistry;
 
+    /// So many stores are made for each property.
+    const CASES: u32 = 16;
+
     fn empty_registry() -> TestRegistry {
         TestRegistry::on_a_volume()
     }
@@ -23,6 +26,8 @@ mod on_a_volume {
 #[path = "."]
 mod in_a_bucket {
     use super::harness::TestRegistry;
+
+    const CASES: u32 = 256;
 
     fn empty_registry() -> TestRegistry {
         TestRegistry::in_a_bucket()

@@ -6,7 +6,7 @@ use bytes::Bytes;
 use proptest::prelude::*;
 use storage::{Algorithm, Digest, Reader, layout};
 
-use super::empty_registry;
+use super::{CASES, empty_registry};
 use crate::harness::{Artifact, TestRegistry, cases, name, tell};
 
 async fn referrers(reader: &Reader, subject: &Digest) -> Vec<Digest> {
@@ -44,7 +44,7 @@ fn act() -> impl Strategy<Value = Act> {
 }
 
 proptest! {
-    #![proptest_config(cases(48))]
+    #![proptest_config(cases(CASES))]
 
     #[test]
     fn referrers_are_what_is_there_of_what_was_pushed_or_listed(

@@ -6,7 +6,7 @@ use bytes::Bytes;
 use proptest::prelude::*;
 use storage::{Reference, layout};
 
-use super::empty_registry;
+use super::{CASES, empty_registry};
 use crate::harness::{Artifact, cases, name, tell};
 
 fn tag() -> impl Strategy<Value = String> {
@@ -36,7 +36,7 @@ fn act() -> impl Strategy<Value = Act> {
 }
 
 proptest! {
-    #![proptest_config(cases(64))]
+    #![proptest_config(cases(CASES))]
 
     #[test]
     fn tags_point_where_they_were_pointed_last_and_list_in_byte_order(
