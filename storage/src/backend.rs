@@ -3,9 +3,13 @@
 //! A backend keeps *objects* under [`Key`]s and *uploads* under way. It knows nothing of links, tags or manifests: those are rules,
 //! written once over these few verbs. Every clause below is a function of the suite in `conformance`, which each backend passes.
 
+pub mod around;
 pub mod bucket;
 #[cfg(any(test, feature = "testing"))]
 pub mod conformance;
+pub mod count;
+#[cfg(any(test, feature = "testing"))]
+pub mod fault;
 pub mod volume;
 
 use std::fmt;
