@@ -11,6 +11,7 @@ use tokio::sync::Semaphore;
 use crate::backend::{Backend, BackendError};
 use crate::cache::Caches;
 use crate::repository_name::RepositoryName;
+use crate::uploads::BATCH_BYTES;
 
 /// How a registry behaves where the layout leaves a choice.
 #[derive(Clone, Debug)]
@@ -23,7 +24,7 @@ pub struct RegistryOptions {
     pub tag_lifetime: Duration,
     /// For how long it is taken from memory that a repository holds a blob or manifest.
     pub membership_lifetime: Duration,
-    /// Bytes that have arrived and are not yet written, over all uploads together.
+    /// Bytes that have arrived and are not yet written, over all uploads together. 256 KiB are the least.
     pub upload_buffer_bytes: usize,
     /// The largest manifest in bytes that is read from the store.
     pub manifest_limit_bytes: u64,
@@ -78,7 +79,9 @@ impl Registry {
     /// A registry over `backend`.
     pub fn new(backend: Arc<dyn Backend>, options: RegistryOptions) -> Self {
         let caches = Caches::new(&options);
-        let upload_budget = Arc::new(Semaphore::new(options.upload_buffer_bytes));
+        // With less than one batch no upload could begin.
+        let budget = options.upload_buffer_bytes.clamp(BATCH_BYTES, Semaphore::MAX_PERMITS);
+        let upload_budget = Arc::new(Semaphore::new(budget));
         Self(Arc::new(Inner { backend, options, caches, upload_budget }))
     }
 

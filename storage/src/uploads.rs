@@ -16,7 +16,7 @@ use crate::layout::{self, UploadId, UploadKey};
 use crate::registry::{Registry, Writer};
 
 /// Bytes are written in batches of about this size.
-const BATCH_BYTES: usize = 256 << 10;
+pub(crate) const BATCH_BYTES: usize = 256 << 10;
 /// A batch that has waited this long for more is written as it is, so that slow clients do not sit on the common budget.
 const BATCH_PATIENCE: Duration = Duration::from_millis(100);
 /// A long body is checkpointed each time this many bytes have come, so that a killed server costs no more than that.
