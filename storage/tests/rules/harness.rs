@@ -3,12 +3,15 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
+use futures_util::{Stream, stream};
 use proptest::test_runner::Config;
-use storage::backend::Backend;
 use storage::backend::bucket::Bucket;
+use storage::backend::conformance::read_all;
 use storage::backend::volume::{Access, Durability, Volume, VolumeOptions};
+use storage::backend::{Backend, Object};
 use storage::{
-    Algorithm, Digest, Manifest, MissingReferences, Reader, Registry, RegistryOptions, RepositoryName, Tag,
+    Algorithm, Digest, Manifest, MissingReferences, PutManifestError, Reader, Registry, RegistryOptions,
+    RepositoryName, Tag, Writer,
 };
 use tempfile::TempDir;
 
@@ -47,18 +50,8 @@ impl TestRegistry {
 
     /// Pushes an artifact by its digest, and points the tags at it.
     pub(crate) async fn push(&self, repository: &str, artifact: &Artifact, tags: &[&str]) {
-        let tags: Vec<Tag> = tags.iter().map(|tag| tag.parse().unwrap()).collect();
-        self.registry
-            .writer(name(repository))
-            .put_manifest(
-                &artifact.manifest,
-                artifact.bytes.clone(),
-                &artifact.digest,
-                &tags,
-                MissingReferences::AllowAll,
-            )
-            .await
-            .unwrap();
+        let writer = self.registry.writer(name(repository));
+        artifact.push(&writer, tags, MissingReferences::AllowAll).await.unwrap();
     }
 
     /// Pushes a blob.
@@ -67,8 +60,7 @@ impl TestRegistry {
         let writer = self.registry.writer(name(repository));
         let id = writer.begin_upload(Algorithm::Sha256).await.unwrap();
         let mut upload = writer.resume_upload(id).await.unwrap().unwrap();
-        let body = futures_util::stream::iter([Ok::<_, std::io::Error>(Bytes::from_static(content))]);
-        upload.receive(body).await.unwrap();
+        upload.receive(body([content])).await.unwrap();
         upload.finish(&digest).await.unwrap();
         digest
     }
@@ -118,11 +110,56 @@ impl Artifact {
         }))
     }
 
+    /// An image of these layers.
+    pub(crate) fn image_of(config: Digest, layers: &[Digest]) -> Self {
+        let descriptor = |digest| serde_json::json!({ "mediaType": "application/octet-stream", "digest": digest, "size": 2 });
+        Self::of(&serde_json::json!({
+            "schemaVersion": 2,
+            "mediaType": "application/vnd.oci.image.manifest.v1+json",
+            "config": descriptor(config),
+            "layers": layers.iter().copied().map(descriptor).collect::<Vec<_>>(),
+        }))
+    }
+
+    /// The same bytes, by their digest of another algorithm.
+    pub(crate) fn by(self, algorithm: Algorithm) -> Self {
+        Self { digest: Digest::of(algorithm, &self.bytes), ..self }
+    }
+
+    /// Pushes it by its digest, and points the tags at it.
+    pub(crate) async fn push(
+        &self,
+        writer: &Writer,
+        tags: &[&str],
+        missing: MissingReferences,
+    ) -> Result<(), PutManifestError> {
+        let tags: Vec<Tag> = tags.iter().map(|tag| tag.parse().unwrap()).collect();
+        writer.put_manifest(&self.manifest, self.bytes.clone(), &self.digest, &tags, missing).await
+    }
+
     fn of(content: &serde_json::Value) -> Self {
         let bytes = Bytes::from(content.to_string());
         let manifest = Manifest::parse(None, &bytes).unwrap();
         Self { digest: Digest::of(Algorithm::Sha256, &bytes), manifest, bytes }
     }
+}
+
+/// The body of a request, in these pieces.
+pub(crate) fn body<'a>(
+    pieces: impl IntoIterator<Item = &'a [u8]>,
+) -> impl Stream<Item = Result<Bytes, HungUp>> + Unpin {
+    stream::iter(pieces.into_iter().map(|piece| Ok(Bytes::copy_from_slice(piece))).collect::<Vec<_>>())
+}
+
+/// A client that stopped in the middle of a body.
+#[derive(Debug, thiserror::Error)]
+#[error("hung up")]
+pub(crate) struct HungUp;
+
+/// What a repository answers to a pull of a blob.
+pub(crate) async fn pull(registry: &Registry, repository: &str, digest: &Digest) -> Option<Vec<u8>> {
+    let blob = registry.reader(name(repository)).blob(digest).await.unwrap()?;
+    Some(read_all(&Object { size: blob.size, content: blob.content }).await.unwrap())
 }
 
 pub(crate) fn name(text: &str) -> RepositoryName {

@@ -19,8 +19,11 @@ mod on_a_volume {
     }
 
     mod catalog;
+    mod faults;
+    mod manifests;
     mod referrers;
     mod tags;
+    mod uploads;
 }
 
 #[path = "."]
@@ -34,6 +37,9 @@ mod in_a_bucket {
     }
 
     mod catalog;
+    mod faults;
+    mod manifests;
     mod referrers;
     mod tags;
+    mod uploads;
 }
