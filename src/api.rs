@@ -8,6 +8,7 @@ mod catalog;
 pub mod conditions;
 pub mod endpoint;
 pub mod error;
+pub mod location;
 mod manifests;
 pub mod page;
 pub mod query;
@@ -25,11 +26,13 @@ use axum::http::request::Parts;
 use axum::http::{HeaderName, HeaderValue, Method, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use axum::routing::any;
+use http_body::Body as _;
 use storage::{Digest, MissingReferences, Reference};
 use tokio_util::task::TaskTracker;
 
 use self::endpoint::{Endpoint, Right};
 use self::error::ApiError;
+use self::location::{Base, Urls};
 use self::page::PageSizes;
 use self::uploads::state::StateKey;
 use crate::access::Gate;
@@ -56,8 +59,8 @@ pub struct ApiOptions {
     pub catalog_pages: PageSizes,
     /// How long a page of tags may be.
     pub tag_pages: PageSizes,
-    /// What `Location`s begin with before `/v2/`: nothing, a path, or a scheme and host.
-    pub location_base: String,
+    /// How the URLs in answers are written.
+    pub urls: Urls,
     /// What the state in the URLs of uploads is signed with, if they are to carry one.
     pub state_key: Option<StateKey>,
 }
@@ -79,13 +82,17 @@ impl Api {
         Self(Arc::new(Inner { gate, options, mutations: TaskTracker::new() }))
     }
 
-    /// The routes, all below `/v2`.
+    /// The routes, all below `/v2`, which lies below the configured prefix.
     pub fn router(&self) -> Router {
-        Router::new()
+        let router = Router::new()
             .route("/v2", any(answer))
             .route("/v2/", any(answer))
             .route("/v2/{*rest}", any(answer))
-            .with_state(self.clone())
+            .with_state(self.clone());
+        match self.0.options.urls.prefix.as_str() {
+            "" => router,
+            prefix => Router::new().nest(prefix, router),
+        }
     }
 
     /// Waits for every change that is under way. New ones are still taken: stop the listeners first.
@@ -109,19 +116,14 @@ impl Api {
             Right::Push | Right::Delete => !matches!(*method, Method::GET | Method::HEAD),
         };
         if changes && self.0.options.mode == Mode::ReadOnly {
-            return Err(ApiError::ReadOnly { allow: "GET, HEAD".to_owned() });
+            let reads = endpoint.right(&Method::GET).is_some();
+            return Err(ApiError::ReadOnly { allow: if reads { "GET, HEAD" } else { "" }.to_owned() });
         }
         if right == Right::Delete && self.0.options.deletion == Deletion::Refused {
             let left = endpoint.allow().replace(", DELETE", "");
             return Err(ApiError::DeletionDisabled { allow: left });
         }
         Ok(())
-    }
-
-    /// The `Location` of something, from its endpoint.
-    fn location(&self, endpoint: &Endpoint) -> HeaderValue {
-        HeaderValue::try_from(format!("{}{endpoint}", self.0.options.location_base))
-            .expect("paths and the configured base are visible ASCII characters")
     }
 
     async fn route(&self, request: Parts, body: Body) -> Result<Response, ApiError> {
@@ -141,19 +143,14 @@ impl Api {
                 Ok(json(r#"{"extensions":[]}"#))
             }
             (Endpoint::Catalog, _) => {
-                catalog::list_repositories(
-                    gate.catalog(&caller).await?,
-                    self.0.options.catalog_pages,
-                    &request,
-                )
-                .await
+                catalog::list_repositories(self, gate.catalog(&caller).await?, &request).await
             }
             (Endpoint::Tags { repository }, _) => {
-                tags::list_tags(gate.pull(&caller, repository).await?, self.0.options.tag_pages, &request)
-                    .await
+                tags::list_tags(self, gate.pull(&caller, repository).await?, &request).await
             }
             (Endpoint::Referrers { repository, subject }, _) => {
-                referrers::list_referrers(gate.pull(&caller, repository).await?, subject, &request).await
+                let access = gate.pull(&caller, repository).await?;
+                referrers::list_referrers(self, access, subject, &request).await
             }
 
             (Endpoint::Blob { repository, digest }, "GET") => {
@@ -203,10 +200,20 @@ impl Api {
 /// Every request below `/v2`.
 async fn answer(State(api): State<Api>, request: Request) -> Response {
     let (parts, body) = request.into_parts();
+    let is_head = parts.method == Method::HEAD;
     let mut response = api.route(parts, body).await.unwrap_or_else(IntoResponse::into_response);
     let (name, value) = API_VERSION;
     response.headers_mut().insert(name, value);
-    response
+    if is_head { without_body(response) } else { response }
+}
+
+/// An answer to `HEAD`. Over HTTP/2 nothing else would keep the body from being sent.
+fn without_body(response: Response) -> Response {
+    let (mut head, body) = response.into_parts();
+    if let Some(length) = body.size_hint().exact().filter(|length| *length > 0) {
+        head.headers.insert(header::CONTENT_LENGTH, HeaderValue::from(length));
+    }
+    Response::from_parts(head, Body::empty())
 }
 
 /// An answer that is JSON.
@@ -215,8 +222,8 @@ fn json(body: impl Into<Body>) -> Response {
 }
 
 /// The answer to what made something that has a digest.
-fn created(api: &Api, endpoint: &Endpoint, digest: &Digest) -> Response {
-    let headers = [(header::LOCATION, api.location(endpoint)), (CONTENT_DIGEST, digest_value(digest))];
+fn created(base: &Base, endpoint: &Endpoint, digest: &Digest) -> Response {
+    let headers = [(header::LOCATION, base.location(endpoint, None)), (CONTENT_DIGEST, digest_value(digest))];
     (StatusCode::CREATED, headers).into_response()
 }
 

@@ -21,6 +21,7 @@ use std::time::{Duration, Instant};
 
 use axum::Router;
 use axum::body::Body;
+use axum::http::uri::Scheme;
 use axum::http::{HeaderMap, Method, Request, Response, Version, header};
 use axum::response::IntoResponse;
 use hyper::body::Incoming;
@@ -112,6 +113,7 @@ struct Connection {
     /// Whether it took one of the places that are kept for questions about health.
     is_spare: bool,
     queue: Option<SendfileQueue>,
+    is_encrypted: bool,
     unread: UnreadBody,
 }
 
@@ -195,6 +197,7 @@ impl Server {
                         client,
                         is_spare: place.is_spare,
                         queue: None,
+                        is_encrypted: certificates.is_some(),
                         unread: UnreadBody::default(),
                     };
                     let (certificates, stop, cut) = (certificates.clone(), stop.clone(), cut.clone());
@@ -341,6 +344,10 @@ impl Connection {
                     request.map(|body| Body::new(RequestBody::new(body, idle, self.unread.clone())));
                 if let Some(queue) = &self.queue {
                     request.extensions_mut().insert(queue.clone());
+                }
+                if self.is_encrypted {
+                    // What HTTP/1.1 does not say, and absolute URLs in answers need to know.
+                    request.extensions_mut().insert(Scheme::HTTPS);
                 }
                 let answered = self.router.clone().oneshot(request).await;
                 (answered.unwrap_or_else(|never| match never {}), permit)

@@ -36,7 +36,7 @@ pub(super) async fn pull_blob(
     if conditions.not_modified(&digest) {
         return Ok(not_modified(&digest));
     }
-    let content = Sender { blob, queue: request.extensions.get() };
+    let content = Sender { blob, queue: request.extensions.get().cloned() };
     let size = content.blob.size;
     let mut response = match conditions.select(&digest, size) {
         Selection::Whole => described(StatusCode::OK, OCTETS, size, content.range(0..size)),
@@ -83,28 +83,28 @@ pub(super) async fn delete_blob(access: DeleteAccess, digest: Digest) -> Result<
 }
 
 /// A blob, and the way to its client.
-struct Sender<'r> {
+struct Sender {
     blob: Blob,
-    queue: Option<&'r SendfileQueue>,
+    queue: Option<SendfileQueue>,
 }
 
-impl Sender<'_> {
+impl Sender {
     fn range(&self, bytes: Range<u64>) -> Body {
         match &self.blob.content {
-            Content::File(file) => Body::new(FileBody::new(file.clone(), bytes, self.queue)),
+            Content::File(file) => Body::new(FileBody::new(file.clone(), bytes, self.queue.as_ref())),
             Content::Remote(ranges) => Body::from_stream(ranges.stream(bytes)),
         }
     }
 
     /// Each part's head, then its bytes, and a tail behind the last one.
     fn multipart(self, parts: Multipart) -> Body {
-        let mut bodies = Vec::with_capacity(parts.parts().len() * 2 + 1);
-        for (index, range) in parts.parts().iter().enumerate() {
-            bodies.push(Body::from(parts.head(index)));
-            bodies.push(self.range(range.start()..range.end()));
-        }
-        bodies.push(Body::from(parts.tail()));
-        Body::from_stream(stream::iter(bodies).flat_map(BodyExt::into_data_stream))
+        let tail = Body::from(parts.tail());
+        // Each is made when it is its turn: there may be a thousand.
+        let bodies = (0..parts.parts().len()).flat_map(move |index| {
+            let range = parts.parts()[index];
+            [Body::from(parts.head(index)), self.range(range.start()..range.end())]
+        });
+        Body::from_stream(stream::iter(bodies.chain([tail])).flat_map(BodyExt::into_data_stream))
     }
 }
 
@@ -123,8 +123,9 @@ fn add_identity(response: &mut Response, digest: &Digest) {
 }
 
 fn not_modified(digest: &Digest) -> Response {
-    let headers = [(header::ETAG, entity_tag(digest)), (header::CACHE_CONTROL, CACHE_FOREVER)];
-    (StatusCode::NOT_MODIFIED, headers).into_response()
+    let mut response = StatusCode::NOT_MODIFIED.into_response();
+    add_identity(&mut response, digest);
+    response
 }
 
 fn ascii(text: String) -> HeaderValue {

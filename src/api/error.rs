@@ -6,6 +6,7 @@
 use std::error::Error;
 use std::sync::Arc;
 use std::time::Duration;
+use std::{io, iter};
 
 use axum::http::{HeaderName, HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
@@ -146,7 +147,7 @@ pub enum ApiError {
     BodyTimeout,
     /// The body ended early, or was not well-formed.
     #[error("the body did not arrive whole")]
-    BodyIncomplete(#[source] axum::Error),
+    BodyIncomplete(#[source] Box<dyn Error + Send + Sync>),
 
     /// Something that the registry relies on cannot be reached for now.
     #[error("the registry cannot do this for now; try again")]
@@ -256,8 +257,9 @@ impl ApiError {
     }
 
     /// The error that reading a request's body gave.
-    pub fn of_body(error: axum::Error) -> Self {
-        Self::BodyIncomplete(error)
+    pub fn of_body(error: impl Into<Box<dyn Error + Send + Sync>>) -> Self {
+        let error = error.into();
+        if is_timeout(&*error) { Self::BodyTimeout } else { Self::BodyIncomplete(error) }
     }
 
     /// What the body tells beside code and message: an element each, of which there is at least one.
@@ -316,6 +318,13 @@ impl From<BackendError> for ApiError {
     fn from(error: BackendError) -> Self {
         Self::Storage(error)
     }
+}
+
+/// Whether at the bottom of an error something was waited for too long.
+fn is_timeout(error: &(dyn Error + 'static)) -> bool {
+    iter::successors(Some(error), |error| (**error).source())
+        .filter_map(|cause| cause.downcast_ref::<io::Error>())
+        .any(|cause| cause.kind() == io::ErrorKind::TimedOut)
 }
 
 /// What a client is told of a failure of the store.

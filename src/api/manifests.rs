@@ -40,7 +40,8 @@ pub(super) async fn pull_manifest(
     };
     let tag = entity_tag(&digest);
     if Conditions::of(&request.headers).not_modified(&digest) {
-        return Ok((StatusCode::NOT_MODIFIED, [(header::ETAG, tag)]).into_response());
+        let headers = [(header::ETAG, tag), (CONTENT_DIGEST, digest_value(&digest))];
+        return Ok((StatusCode::NOT_MODIFIED, headers).into_response());
     }
     let headers = [
         (header::CONTENT_TYPE, HeaderValue::from_static(manifest.media_type.as_str())),
@@ -77,6 +78,7 @@ pub(super) async fn put_manifest(
         .headers
         .get(header::CONTENT_TYPE)
         .map(|kind| String::from_utf8_lossy(kind.as_bytes()).into_owned());
+    let base = api.0.options.urls.base(&request);
     let bytes = read_manifest(body, api.0.options.manifest_limit_bytes).await?;
 
     let api = api.clone();
@@ -93,7 +95,7 @@ pub(super) async fn put_manifest(
                 })?;
             let repository = access.repository().clone();
             let endpoint = Endpoint::Manifest { repository, reference: Reference::Digest(digest) };
-            let mut response = created(&api, &endpoint, &digest);
+            let mut response = created(&base, &endpoint, &digest);
             let headers = response.headers_mut();
             if let Some(subject) = manifest.subject() {
                 headers.insert(OCI_SUBJECT, digest_value(&subject.digest));
@@ -138,7 +140,7 @@ async fn read_manifest(body: Body, limit: usize) -> Result<Bytes, ApiError> {
     let read = Limited::new(body, limit).collect().await.map_err(|error| {
         match error.downcast::<LengthLimitError>() {
             Ok(_) => too_large(),
-            Err(error) => ApiError::of_body(axum::Error::new(error)),
+            Err(error) => ApiError::of_body(error),
         }
     })?;
     let bytes = read.to_bytes();

@@ -44,18 +44,19 @@ impl PageRequest {
     }
 
     /// The `Link` to the page that follows one of `list` that ends with `last`.
-    pub fn next_link(&self, list: &Endpoint, last: &str) -> HeaderValue {
-        next_link(list, &[("last", last), ("n", &self.limit.to_string())])
+    pub fn next_link(&self, path: &str, list: &Endpoint, last: &str) -> HeaderValue {
+        next_link(path, list, &[("last", last), ("n", &self.limit.to_string())])
     }
 }
 
-/// A `Link` (RFC 8288) to the page of `list` with these parameters. It is relative, so that it holds behind any proxy.
-pub fn next_link(list: &Endpoint, parameters: &[(&str, &str)]) -> HeaderValue {
+/// A `Link` (RFC 8288) to the page of `list` with these parameters. It is a path, which begins with `path` (nothing, or what the API
+/// lies below), so that it holds behind any proxy.
+pub fn next_link(path: &str, list: &Endpoint, parameters: &[(&str, &str)]) -> HeaderValue {
     let parameters: Vec<_> = parameters
         .iter()
         .map(|(name, value)| format!("{name}={}", utf8_percent_encode(value, RESERVED)))
         .collect();
-    HeaderValue::try_from(format!("<{list}?{}>; rel=\"next\"", parameters.join("&")))
+    HeaderValue::try_from(format!("<{path}{list}?{}>; rel=\"next\"", parameters.join("&")))
         .expect("paths and percent-encoded text are visible ASCII characters")
 }
 
@@ -110,15 +111,16 @@ mod tests {
     fn the_link_is_relative_and_escaped() {
         let page = parse("n=5000").unwrap();
         assert_eq!(
-            page.next_link(&tags(), "v1.0-rc_1"),
+            page.next_link("", &tags(), "v1.0-rc_1"),
             "</v2/team/app/tags/list?last=v1.0-rc_1&n=1000>; rel=\"next\""
         );
         assert_eq!(
             next_link(
+                "/images",
                 &Endpoint::Catalog,
                 &[("artifactType", "a/b+json; x=\"1\">\r\n"), ("last", "sha256:ab")]
             ),
-            "</v2/_catalog?artifactType=a%2Fb%2Bjson%3B%20x%3D%221%22%3E%0D%0A&last=sha256%3Aab>; rel=\"next\""
+            "</images/v2/_catalog?artifactType=a%2Fb%2Bjson%3B%20x%3D%221%22%3E%0D%0A&last=sha256%3Aab>; rel=\"next\""
         );
     }
 
@@ -126,7 +128,7 @@ mod tests {
         #[test]
         fn the_link_leads_to_what_follows(last in "\\PC{1,40}", limit in 1_usize..1000) {
             let page = PageRequest { limit, last: None };
-            let link = page.next_link(&tags(), &last);
+            let link = page.next_link("", &tags(), &last);
             let target = link.to_str().unwrap().split(['<', '>']).nth(1).unwrap().parse::<Uri>().unwrap();
             prop_assert_eq!(target.path(), tags().to_string());
             prop_assert_eq!(PageRequest::parse(Query::of(&target), SIZES).unwrap(), PageRequest { limit, last: Some(last) });

@@ -6,6 +6,7 @@ use axum::response::{IntoResponse, Response};
 use storage::{Digest, MediaType};
 
 use crate::access::PullAccess;
+use crate::api::Api;
 use crate::api::endpoint::Endpoint;
 use crate::api::error::ApiError;
 use crate::api::page::next_link;
@@ -18,6 +19,7 @@ const OCI_FILTERS_APPLIED: HeaderName = HeaderName::from_static("oci-filters-app
 
 /// `GET /v2/<name>/referrers/<digest>`: an index of the manifests whose subject that is, all of them or those of some types.
 pub(super) async fn list_referrers(
+    api: &Api,
     access: PullAccess,
     subject: Digest,
     request: &Parts,
@@ -62,7 +64,7 @@ pub(super) async fn list_referrers(
         let parameters: Vec<_> =
             wanted.iter().map(|kind| ("artifactType", &**kind)).chain([("last", last.as_str())]).collect();
         let list = Endpoint::Referrers { repository: access.repository().clone(), subject };
-        headers.insert(header::LINK, next_link(&list, &parameters));
+        headers.insert(header::LINK, next_link(api.0.options.urls.path(), &list, &parameters));
     }
     Ok(response)
 }

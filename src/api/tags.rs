@@ -9,22 +9,18 @@ use storage::Tag;
 use crate::access::PullAccess;
 use crate::api::endpoint::Endpoint;
 use crate::api::error::ApiError;
-use crate::api::json;
-use crate::api::page::{PageRequest, PageSizes};
+use crate::api::page::PageRequest;
 use crate::api::query::Query;
+use crate::api::{Api, json};
 
 /// `GET /v2/<name>/tags/list`: tags in byte order, a page at a time.
-pub(super) async fn list_tags(
-    access: PullAccess,
-    sizes: PageSizes,
-    request: &Parts,
-) -> Result<Response, ApiError> {
+pub(super) async fn list_tags(api: &Api, access: PullAccess, request: &Parts) -> Result<Response, ApiError> {
     #[derive(Serialize)]
     struct List<'a> {
         name: &'a str,
         tags: Vec<&'a str>,
     }
-    let asked = PageRequest::parse(Query::of(&request.uri), sizes)?;
+    let asked = PageRequest::parse(Query::of(&request.uri), api.0.options.tag_pages)?;
     let repository = access.repository();
     let page = access.tags(asked.last.as_deref(), asked.limit).await?;
     let page = page.ok_or_else(|| ApiError::NameUnknown(repository.clone()))?;
@@ -32,7 +28,9 @@ pub(super) async fn list_tags(
     let mut response = json(serde_json::to_vec(&list).map_err(|error| ApiError::Internal(error.into()))?);
     if let (true, Some(last)) = (page.more, page.tags.last()) {
         let tags = Endpoint::Tags { repository: repository.clone() };
-        response.headers_mut().insert(header::LINK, asked.next_link(&tags, last.as_str()));
+        response
+            .headers_mut()
+            .insert(header::LINK, asked.next_link(api.0.options.urls.path(), &tags, last.as_str()));
     }
     Ok(response)
 }

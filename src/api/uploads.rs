@@ -9,18 +9,20 @@ use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use http_body::Body as _;
 use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
-use storage::backend::Fault;
+use storage::backend::{BackendError, Fault};
 use storage::{Algorithm, Digest, FinishError, ReceiveError, RepositoryName, Upload, UploadId};
 
 use crate::access::PushAccess;
 use crate::api::endpoint::Endpoint;
 use crate::api::error::{ApiError, UPLOAD_UUID, UploadEnd};
+use crate::api::location::Base;
 use crate::api::query::Query;
 use crate::api::{Api, created};
 
 /// One upload under way, and the permit to go on with it.
 pub(super) struct Target {
     api: Api,
+    base: Base,
     access: PushAccess,
     id: UploadId,
     /// The offset for which the client's URL was made, if it says so.
@@ -36,9 +38,10 @@ pub(super) async fn begin_upload(
     body: Body,
 ) -> Result<Response, ApiError> {
     let query = Query::of(&request.uri);
+    let base = api.0.options.urls.base(&request);
     let access = match query.first("mount").and_then(|digest| digest.parse().ok()) {
         Some(digest) => {
-            match mount_blob(api, access, caller, query.first("from").as_deref(), digest).await? {
+            match mount_blob(api, &base, access, caller, query.first("from").as_deref(), digest).await? {
                 Mounted::Yes(response) => return Ok(response),
                 Mounted::No(access) => access,
             }
@@ -59,12 +62,9 @@ pub(super) async fn begin_upload(
     api.clone()
         .mutate(async move {
             let id = access.begin_upload(algorithm).await?;
-            let target = Target { api, access, id, claimed: None };
+            let target = Target { api, base, access, id, claimed: None };
             match digest {
-                Some(digest) => {
-                    let upload = target.receive_all(&request.headers, body).await?;
-                    target.finish(upload, digest).await
-                }
+                Some(digest) => target.receive_whole(&request.headers, body, digest).await,
                 None => Ok(target.answer(StatusCode::ACCEPTED, 0)),
             }
         })
@@ -74,8 +74,10 @@ pub(super) async fn begin_upload(
 /// `PATCH <location>`: appends a chunk, or all there is.
 pub(super) async fn append_chunk(target: Target, request: Parts, body: Body) -> Result<Response, ApiError> {
     let mut upload = target.receive_all(&request.headers, body).await?;
-    let size = upload.keep().await?;
-    Ok(target.answer(StatusCode::ACCEPTED, size))
+    match upload.keep().await {
+        Ok(size) => Ok(target.answer(StatusCode::ACCEPTED, size)),
+        Err(error) => Err(target.failure(error).await),
+    }
 }
 
 /// `PUT <location>?digest=<digest>`: appends the last chunk, if any, and makes the upload a blob.
@@ -108,6 +110,7 @@ enum Mounted {
 /// not tell whether a repository that the caller may not read has it.
 async fn mount_blob(
     api: &Api,
+    base: &Base,
     access: PushAccess,
     caller: &Identity,
     from: Option<&str>,
@@ -127,21 +130,20 @@ async fn mount_blob(
         Some(_) => None,
         None => gate.any_repository(caller).await?,
     };
-    let api = api.clone();
-    api.clone()
-        .mutate(async move {
-            let mounted = match (&source, &anywhere) {
-                (Some(source), _) => access.mount(source, &digest).await?,
-                (None, Some(anywhere)) => access.mount_from_any(anywhere, &digest).await?,
-                (None, None) => false,
-            };
-            if !mounted {
-                return Ok(Mounted::No(access));
-            }
-            let blob = Endpoint::Blob { repository: access.repository().clone(), digest };
-            Ok(Mounted::Yes(created(&api, &blob, &digest)))
-        })
-        .await
+    let base = base.clone();
+    api.mutate(async move {
+        let mounted = match (&source, &anywhere) {
+            (Some(source), _) => access.mount(source, &digest).await?,
+            (None, Some(anywhere)) => access.mount_from_any(anywhere, &digest).await?,
+            (None, None) => false,
+        };
+        if !mounted {
+            return Ok(Mounted::No(access));
+        }
+        let blob = Endpoint::Blob { repository: access.repository().clone(), digest };
+        Ok(Mounted::Yes(created(&base, &blob, &digest)))
+    })
+    .await
 }
 
 impl Target {
@@ -158,7 +160,7 @@ impl Target {
             }
             _ => None,
         };
-        Ok(Self { api: api.clone(), access, id, claimed })
+        Ok(Self { api: api.clone(), base: api.0.options.urls.base(request), access, id, claimed })
     }
 
     /// Opens the upload for writing.
@@ -166,9 +168,28 @@ impl Target {
         match self.access.resume_upload(self.id).await {
             Ok(Some(upload)) => Ok(upload),
             Ok(None) => Err(ApiError::UploadUnknown),
-            // Another request writes to it: this one does not continue where that will end.
-            Err(error) if error.fault == Fault::Busy => Err(ApiError::ChunkOutOfOrder(self.end().await?)),
-            Err(error) => Err(error.into()),
+            Err(error) => Err(self.failure(error).await),
+        }
+    }
+
+    /// Takes in a blob in one piece. Its client does not know the upload, so nothing of it is kept unless it becomes a blob.
+    async fn receive_whole(
+        &self,
+        headers: &HeaderMap,
+        body: Body,
+        digest: Digest,
+    ) -> Result<Response, ApiError> {
+        match self.receive_all(headers, body).await {
+            Ok(upload) => self.finish(upload, digest).await,
+            Err(error) => {
+                // If it cannot be forgotten either, it is purged like any other.
+                if let Ok(upload) = self.open().await
+                    && let Err(error) = upload.cancel().await
+                {
+                    tracing::debug!(error = &error as &dyn std::error::Error, "upload not forgotten");
+                }
+                Err(error)
+            }
         }
     }
 
@@ -190,10 +211,11 @@ impl Target {
                 return Err(ApiError::SizeInvalid);
             }
         }
-        upload.receive(body.into_data_stream()).await.map_err(|error| match error {
-            ReceiveError::Body(error) => ApiError::of_body(error),
-            ReceiveError::Backend(error) => error.into(),
-        })?;
+        match upload.receive(body.into_data_stream()).await {
+            Ok(()) => {}
+            Err(ReceiveError::Body(error)) => return Err(ApiError::of_body(error)),
+            Err(ReceiveError::Backend(error)) => return Err(self.failure(error).await),
+        }
         // A connection that is torn down may look like the end of a body.
         let expected = length.or(chunk.map(|chunk| chunk.size()));
         if expected.is_some_and(|expected| expected != upload.offset() - begin) {
@@ -206,13 +228,21 @@ impl Target {
         match upload.finish(&digest).await {
             Ok(()) => {
                 let blob = Endpoint::Blob { repository: self.access.repository().clone(), digest };
-                Ok(created(&self.api, &blob, &digest))
+                Ok(created(&self.base, &blob, &digest))
             }
             Err(FinishError::DigestMismatch { expected, .. }) => {
                 Err(ApiError::DigestMismatch { claimed: expected })
             }
-            Err(FinishError::Backend(error)) => Err(error.into()),
+            Err(FinishError::Backend(error)) => Err(self.failure(error).await),
         }
+    }
+
+    /// The answer to a failure of the store. If another request writes to the upload, this one does not continue where that will end.
+    async fn failure(&self, error: BackendError) -> ApiError {
+        if error.fault != Fault::Busy {
+            return error.into();
+        }
+        self.end().await.map_or_else(|error| error, ApiError::ChunkOutOfOrder)
     }
 
     /// Where the upload ends now.
@@ -223,16 +253,12 @@ impl Target {
 
     fn end_at(&self, size_bytes: u64) -> UploadEnd {
         let repository = self.access.repository().clone();
-        let mut location =
-            self.api.location(&Endpoint::Upload { repository: repository.clone(), id: self.id });
-        if let Some(key) = &self.api.0.options.state_key {
+        let state = self.api.0.options.state_key.as_ref().map(|key| {
             let state = key.issue(&repository, self.id, size_bytes);
-            let state = utf8_percent_encode(&state, NON_ALPHANUMERIC);
-            let path = location.to_str().unwrap_or_default();
-            location = HeaderValue::try_from(format!("{path}?_state={state}"))
-                .expect("percent-encoded text is made of visible ASCII characters");
-        }
-        UploadEnd { id: self.id, location, size_bytes }
+            format!("_state={}", utf8_percent_encode(&state, NON_ALPHANUMERIC))
+        });
+        let endpoint = Endpoint::Upload { repository, id: self.id };
+        UploadEnd { id: self.id, location: self.base.location(&endpoint, state.as_deref()), size_bytes }
     }
 
     fn answer(&self, status: StatusCode, size_bytes: u64) -> Response {

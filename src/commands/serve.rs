@@ -14,10 +14,11 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio::task::JoinSet;
 
 use crate::access::Gate;
+use crate::api::location::Urls;
 use crate::api::page::PageSizes;
 use crate::api::uploads::state::StateKey;
 use crate::api::{Api, ApiOptions};
-use crate::config::{self, Config, IndexChildren, Locations, Mode, PurgeAction, Purging};
+use crate::config::{self, Config, IndexChildren, Mode, PurgeAction, Purging};
 use crate::health::Readiness;
 use crate::server::Server;
 
@@ -101,11 +102,6 @@ fn api_options(config: &Config) -> ApiOptions {
     const CATALOG_PAGE: usize = 100;
     let most = config.catalog.max_entries.get();
     let tags = config.tags.max_tags.get();
-    let base = match &config.http.locations {
-        Locations::Below(uri) => uri.to_string().trim_end_matches('/').to_owned(),
-        // A path is right whatever the client called the server.
-        Locations::Relative | Locations::FromRequest => String::new(),
-    };
     ApiOptions {
         mode: config.storage.mode,
         deletion: config.storage.deletion,
@@ -117,7 +113,7 @@ fn api_options(config: &Config) -> ApiOptions {
         foreign_urls: config.validation.urls.clone(),
         catalog_pages: PageSizes { default: CATALOG_PAGE.min(most), most },
         tag_pages: PageSizes { default: tags, most: tags },
-        location_base: base,
+        urls: Urls { locations: config.http.locations.clone(), prefix: config.http.prefix.clone() },
         state_key: config.http.secret.as_ref().map(|secret| StateKey::new(secret.expose().as_bytes())),
     }
 }

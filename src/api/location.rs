@@ -1,0 +1,134 @@
+//! The URLs that answers hold: what stands before `/v2/` in a `Location` or a `Link`.
+
+use axum::http::request::Parts;
+use axum::http::uri::{Authority, Scheme};
+use axum::http::{HeaderMap, HeaderValue, header};
+
+use crate::api::endpoint::Endpoint;
+use crate::config::Locations;
+
+/// How the URLs in answers are written.
+#[derive(Clone, Debug)]
+pub struct Urls {
+    /// How `Location` is written.
+    pub locations: Locations,
+    /// The path below which the API lies: empty, or `/so/me/thing`.
+    pub prefix: String,
+}
+
+/// What the `Location`s in the answer to one request begin with.
+#[derive(Clone, Debug)]
+pub(super) struct Base(String);
+
+impl Urls {
+    /// What `Location` begins with in the answer to `request`.
+    pub(super) fn base(&self, request: &Parts) -> Base {
+        Base(match &self.locations {
+            Locations::Relative => self.prefix.clone(),
+            Locations::FromRequest => origin(request).unwrap_or_default() + &self.prefix,
+            Locations::Below(url) => {
+                let origin = url.to_string();
+                let prefix = if url.path() == "/" { &self.prefix } else { "" };
+                origin.trim_end_matches('/').to_owned() + prefix
+            }
+        })
+    }
+
+    /// What the path in a `Link` begins with. It is always a path: crane refuses one that names a host under another name.
+    pub(super) fn path(&self) -> &str {
+        match &self.locations {
+            Locations::Below(url) if url.path() != "/" => url.path().trim_end_matches('/'),
+            Locations::Below(_) | Locations::FromRequest | Locations::Relative => &self.prefix,
+        }
+    }
+}
+
+impl Base {
+    /// The `Location` of something, from its endpoint, and a query if there is one.
+    pub(super) fn location(&self, endpoint: &Endpoint, query: Option<&str>) -> HeaderValue {
+        let (mark, query) = query.map_or(("", ""), |query| ("?", query));
+        HeaderValue::try_from(format!("{}{endpoint}{mark}{query}", self.0))
+            .expect("paths, parsed URLs and escaped queries are visible ASCII characters")
+    }
+}
+
+/// The scheme and host that the client used, as proxies tell it, or else the request itself.
+fn origin(request: &Parts) -> Option<String> {
+    let authority: Authority = match first(&request.headers, "x-forwarded-host")
+        .or_else(|| first(&request.headers, header::HOST.as_str()))
+    {
+        Some(host) => host.parse().ok()?,
+        None => request.uri.authority()?.clone(),
+    };
+    let scheme = match first(&request.headers, "x-forwarded-proto") {
+        Some("https") => Scheme::HTTPS,
+        Some("http") => Scheme::HTTP,
+        // HTTP/2 names it in the request; for HTTP/1.1 the connection knows.
+        _ => request.uri.scheme().or_else(|| request.extensions.get()).cloned().unwrap_or(Scheme::HTTP),
+    };
+    Some(format!("{scheme}://{authority}"))
+}
+
+/// The first element of a header: each proxy on the way appends one.
+fn first<'r>(headers: &'r HeaderMap, name: &str) -> Option<&'r str> {
+    headers.get(name)?.to_str().ok()?.split(',').next().map(str::trim).filter(|element| !element.is_empty())
+}
+
+#[cfg(test)]
+mod tests {
+    use axum::http::Request;
+
+    use super::*;
+
+    fn location(locations: Locations, prefix: &str, headers: &[(&str, &str)]) -> String {
+        let urls = Urls { locations, prefix: prefix.to_owned() };
+        let mut request = Request::builder().uri("/v2/");
+        for (name, value) in headers {
+            request = request.header(*name, *value);
+        }
+        let (request, ()) = request.body(()).unwrap().into_parts();
+        urls.base(&request).location(&Endpoint::Base, None).to_str().unwrap().to_owned()
+    }
+
+    #[test]
+    fn a_path_is_right_wherever_the_registry_is_reached() {
+        assert_eq!(location(Locations::Relative, "", &[("host", "registry:5000")]), "/v2/");
+        assert_eq!(location(Locations::Relative, "/images", &[]), "/images/v2/");
+    }
+
+    #[test]
+    fn the_client_is_called_back_where_it_called() {
+        let cases: [(&[(&str, &str)], &str); 6] = [
+            (&[("host", "registry:5000")], "http://registry:5000/images/v2/"),
+            (&[("host", "inner"), ("x-forwarded-proto", "https")], "https://inner/images/v2/"),
+            (
+                &[
+                    ("host", "inner"),
+                    ("x-forwarded-host", "outer, middle"),
+                    ("x-forwarded-proto", "https, http"),
+                ],
+                "https://outer/images/v2/",
+            ),
+            (&[("host", "registry"), ("x-forwarded-proto", "gopher")], "http://registry/images/v2/"),
+            (&[("host", "no host at all")], "/images/v2/"),
+            (&[], "/images/v2/"),
+        ];
+        for (headers, expected) in cases {
+            assert_eq!(location(Locations::FromRequest, "/images", headers), expected, "{headers:?}");
+        }
+    }
+
+    #[test]
+    fn a_configured_url_is_taken_whole() {
+        let below = |url: &str| Locations::Below(url.parse().unwrap());
+        let elsewhere = [("host", "elsewhere")];
+        assert_eq!(location(below("https://registry"), "", &elsewhere), "https://registry/v2/");
+        assert_eq!(
+            location(below("https://registry/"), "/images", &elsewhere),
+            "https://registry/images/v2/"
+        );
+        assert_eq!(location(below("https://registry/a/"), "/images", &elsewhere), "https://registry/a/v2/");
+        let path = |url: &str| Urls { locations: below(url), prefix: "/images".to_owned() }.path().to_owned();
+        assert_eq!((path("https://registry"), path("https://registry/a/")), ("/images".into(), "/a".into()));
+    }
+}
