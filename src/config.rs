@@ -3,17 +3,107 @@
 //! [`Config::default`] is what runs when nothing was configured at all. A configuration file starts from
 //! [`Config::of_an_empty_file`] instead, whose defaults are those of CNCF distribution where the two differ.
 
+mod document;
+mod environment;
+mod keys;
+mod problem;
+mod section;
+#[cfg(test)]
+mod tests;
+mod value;
+
 use std::collections::BTreeMap;
 use std::fmt;
 use std::num::NonZeroUsize;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Duration;
 
 use http::{HeaderMap, Uri};
 use regex::Regex;
 
+pub use document::Origin;
+pub use problem::{Problem, Problems};
+pub use section::{Effect, Key, Setting};
+
+use document::Node;
+use section::Findings;
+
 const KIB: usize = 1024;
 const MIB: usize = 1024 * KIB;
+
+/// A configuration that was read.
+#[derive(Debug)]
+pub struct Loaded {
+    /// What is meant.
+    pub config: Config,
+    /// What was read and has no effect, or not the one that was hoped for.
+    pub warnings: Vec<Problem>,
+    /// Every value that holds, and where it came from.
+    pub settings: Vec<Setting>,
+}
+
+/// Reads a file, if there is one, and lets the environment override it.
+///
+/// # Errors
+/// All that is wrong, at once.
+pub fn load(file: Option<&Path>, environment: &BTreeMap<String, String>) -> Result<Loaded, Problems> {
+    let Some(path) = file else { return parse(None, environment) };
+    let name = path.display().to_string();
+    let text = std::fs::read(path)
+        .map_err(|error| error.to_string())
+        .and_then(|bytes| String::from_utf8(bytes).map_err(|error| error.to_string()));
+    match text {
+        Ok(text) => parse(Some((&name, &text)), environment),
+        Err(error) => Err(Problems(vec![Problem {
+            origin: Origin::Default,
+            key: name,
+            what: format!("the configuration cannot be read: {error}"),
+        }])),
+    }
+}
+
+/// Reads a file's name and text, if there is one, and lets the environment override it.
+///
+/// # Errors
+/// All that is wrong, at once.
+pub fn parse(file: Option<(&str, &str)>, environment: &BTreeMap<String, String>) -> Result<Loaded, Problems> {
+    let mut findings = Findings::default();
+    let mut root = match file {
+        None => Node::nothing(Origin::Default),
+        Some((name, text)) => {
+            let name: Arc<str> = Arc::from(name);
+            let origin = |line| Origin::File { name: name.clone(), line };
+            Node::parse(text, &origin).map_err(|malformed| {
+                let origin = origin(malformed.line);
+                Problems(vec![Problem { origin, key: String::new(), what: malformed.what }])
+            })?
+        }
+    };
+    environment::apply(&mut root, environment, &mut findings.problems);
+    for section in ["storage", "auth"] {
+        if let Some(node) = root.get_mut(section) {
+            node.spell_out();
+        }
+    }
+    let defaults = if file.is_some() { Config::of_an_empty_file() } else { Config::default() };
+    let config = findings.read(&root, |root| Config::read(root, file.is_some(), defaults));
+    if findings.problems.is_empty() {
+        Ok(Loaded { config, warnings: findings.warnings, settings: findings.settings })
+    } else {
+        Err(Problems(findings.problems))
+    }
+}
+
+/// Lists every key that a configuration file may have, with the defaults of a file: those without a section first,
+/// OpenShift's last.
+pub fn keys() -> Vec<Key> {
+    let mut findings = Findings::of_all_keys();
+    let root = Node::nothing(Origin::Default);
+    findings.read(&root, |root| Config::read(root, false, Config::of_an_empty_file()));
+    findings.keys.sort_by_key(|key| (key.path.contains('.'), key.path.starts_with("openshift.")));
+    findings.keys
+}
 
 /// Everything that can be set.
 #[derive(Clone, Debug, Default)]
@@ -598,33 +688,4 @@ impl fmt::Debug for Secret {
 /// A default that is not zero, as its text shows.
 fn size(number: usize) -> NonZeroUsize {
     NonZeroUsize::new(number).expect("defaults are not zero")
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn secrets_do_not_print() {
-        let http = Http { secret: Some(Secret::new("hunter2")), ..Http::default() };
-        assert!(!format!("{http:?}").contains("hunter2"));
-    }
-
-    #[test]
-    fn addresses_print_as_they_are_written() {
-        let listening = |host: &str| Address::Tcp { host: host.to_owned(), port: 5000 }.to_string();
-        assert_eq!(listening("127.0.0.1"), "127.0.0.1:5000");
-        assert_eq!(listening("::1"), "[::1]:5000");
-        assert_eq!(Address::EveryInterface { port: 80 }.to_string(), ":80");
-    }
-
-    #[test]
-    fn a_url_must_be_allowed_and_not_denied() {
-        let pattern = |text: &str| vec![Regex::new(text).unwrap()];
-        let urls = ForeignUrls::Matching { allow: pattern("^https://ours/"), deny: pattern("/secret/") };
-        assert!(urls.accept("https://ours/layer"));
-        assert!(!urls.accept("https://ours/secret/layer"));
-        assert!(!urls.accept("https://theirs/layer"));
-        assert!(!ForeignUrls::Refused.accept("https://ours/layer"));
-    }
 }

@@ -1,0 +1,706 @@
+//! Every key there is: distribution's, OpenShift's and our own, in the order of the manual.
+
+use std::num::NonZeroUsize;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use http::{HeaderName, HeaderValue, Uri};
+use regex::Regex;
+
+use super::document::Node;
+use super::section::Section;
+use super::value::{Choice, NonZeroSize, Size, Suite, UrlPath};
+use super::{
+    Address, Auth, Backend, Caches, Catalog, ClientCertificates, Concurrency, Config, Deletion, ForeignUrls,
+    Health, Http, IndexChildren, Limits, Listener, Locations, Log, Management, Mode, Platform, PurgeAction,
+    Purging, Redirects, Storage, StorageCheck, Sync, Tags, Tls, TlsVersion, Tracing, Uploads, Validation,
+    Volume,
+};
+
+impl Config {
+    /// Reads what a file and the environment say, from the defaults for what they leave open.
+    pub(super) fn read<'n>(root: &mut Section<'n, '_>, file_is_there: bool, defaults: Self) -> Self {
+        read_version(root, file_is_there);
+        let openshift = root.section("openshift", OpenShift::read);
+        let (http, uploads) = root.section("http", |http| {
+            Http::read(http, openshift.requests, defaults.http, defaults.storage.uploads)
+        });
+        let config = Self {
+            http,
+            storage: root.section("storage", |storage| {
+                Storage::read(storage, openshift.blob_repository_ttl, Storage { uploads, ..defaults.storage })
+            }),
+            auth: root.section("auth", Auth::read),
+            validation: root.section("validation", |section| Validation::read(section, defaults.validation)),
+            catalog: root.section("catalog", |section| Catalog::read(section, defaults.catalog)),
+            tags: root.section("tags", |section| Tags::read(section, defaults.tags)),
+            health: root.section("health", |section| Health::read(section, defaults.health)),
+            log: Log::read(root, defaults.log),
+            tracing: root.section("tracing", Tracing::read),
+        };
+        root.ignored("notifications", "Wharf sends no events; the log has a line for each request");
+        root.ignored("proxy", "Wharf does not fetch from other registries: it serves what was pushed to it");
+        root.ignored("middleware", "Wharf serves blobs itself, without CDN, and has no plug-ins");
+        root.ignored("redis", "each replica remembers in its own memory; no other service is needed");
+        root.ignored("policy", "all kinds of content are accepted");
+        root.ignored("compatibility", "schema 1 manifests are always refused");
+        root.ignored("reporting", "errors go to the log alone");
+        root.ignored("cache", "distribution has no such section; \"storage.cache\" is what it reads");
+        config
+    }
+}
+
+fn read_version(root: &mut Section<'_, '_>, file_is_there: bool) {
+    #[derive(Clone, Copy, PartialEq)]
+    struct Version;
+    impl Choice for Version {
+        const WORDS: &'static [(&'static str, Self)] = &[("0.1", Self)];
+    }
+    let has = root.has("version");
+    root.optional::<Version>("version", "The format of the file; it must be there.");
+    if file_is_there && !has {
+        root.problem("version", "it is missing; begin the file with \"version: 0.1\"".to_owned());
+    }
+}
+
+impl Http {
+    fn read<'n>(
+        http: &mut Section<'n, '_>,
+        requests: Option<&'n Node>,
+        defaults: Self,
+        uploads: Uploads,
+    ) -> (Self, Uploads) {
+        let tls = http.section("tls", Tls::read);
+        let first = read_address(http);
+        let mut listeners: Vec<Listener> =
+            first.map(|address| Listener { address, tls: tls.clone() }).into_iter().collect();
+        listeners.extend(
+            http.sections("listeners", |listener| {
+                let address = read_address(listener);
+                let encrypted = listener.get("tls", true, "Whether `http.tls` applies here, if it is set.");
+                if address.is_none() {
+                    listener
+                        .problem("addr", "it is missing; say where to listen, as in \":5001\"".to_owned());
+                }
+                address.map(|address| Listener { address, tls: tls.clone().filter(|_| encrypted) })
+            })
+            .into_iter()
+            .flatten(),
+        );
+        if listeners.is_empty() {
+            listeners = defaults
+                .listeners
+                .into_iter()
+                .map(|listener| Listener { tls: tls.clone(), ..listener })
+                .collect();
+        }
+
+        let host: Option<Uri> = http
+            .optional("host", "The scheme and host that `Location` begins with, whatever the request says.");
+        let relative = http.get(
+            "relativeurls",
+            true,
+            "Whether `Location` is a path. If not, it begins with the scheme and host that the client used. Distribution's default is false.",
+        );
+        let UrlPath(prefix) =
+            http.get("prefix", UrlPath(defaults.prefix), "The path below which the API lies.");
+        let secret = http.secret(
+            "secret",
+            "secretfile",
+            "What replicas sign the state of uploads with; without one each start makes its own.",
+        );
+        let headers =
+            http.table::<HeaderName, HeaderValue>("headers", "Headers that every response carries.");
+        let drain_timeout = http.get(
+            "draintimeout",
+            defaults.drain_timeout,
+            "How long requests under way may take to finish after SIGTERM; 0 stops at once.",
+        );
+        let http2 = http.section("http2", |http2| {
+            !http2.get("disabled", !defaults.http2, "Whether HTTP/2 is not offered over TLS.")
+        });
+        let h2c = http.section("h2c", |h2c| {
+            h2c.get("enabled", defaults.h2c, "Whether HTTP/2 is understood without TLS.")
+        });
+        let management = http.section("debug", |debug| Management::read(debug, defaults.management));
+        let (limits, uploads) = http.section("limits", |limits| {
+            limits.stand_in("requests", requests);
+            Limits::read(limits, defaults.limits, uploads)
+        });
+        let http = Self {
+            listeners,
+            management,
+            http2,
+            h2c,
+            secret,
+            locations: match (host, relative) {
+                (Some(host), _) => Locations::Below(host),
+                (None, true) => Locations::Relative,
+                (None, false) => Locations::FromRequest,
+            },
+            prefix,
+            headers: headers
+                .into_iter()
+                .flat_map(|(name, values)| values.into_iter().map(move |value| (name.clone(), value)))
+                .fold(defaults.headers, |mut headers, (name, value)| {
+                    headers.append(name, value);
+                    headers
+                }),
+            drain_timeout,
+            limits,
+        };
+        (http, uploads)
+    }
+}
+
+fn read_address(section: &mut Section<'_, '_>) -> Option<Address> {
+    #[derive(Clone, Copy, PartialEq)]
+    enum Net {
+        Tcp,
+        Unix,
+    }
+    impl Choice for Net {
+        const WORDS: &'static [(&'static str, Self)] = &[("tcp", Self::Tcp), ("unix", Self::Unix)];
+    }
+    match section.get("net", Net::Tcp, "The kind of `addr`. A path is a Unix socket in any case.") {
+        Net::Tcp => section.optional(
+            "addr",
+            "Where to listen: `:5000` is every interface, IPv6 and IPv4. If nothing says where, it is `127.0.0.1:5000`.",
+        ),
+        Net::Unix => section.optional("addr", "The path of the Unix socket.").map(Address::Unix),
+    }
+}
+
+impl Management {
+    fn read(debug: &mut Section<'_, '_>, defaults: Self) -> Self {
+        let address: Option<Address> = debug.optional(
+            "addr",
+            "A listener, always plain HTTP, for `/healthz`, `/readyz` and metrics; without one they lie beside the API.",
+        );
+        let default_path = UrlPath(defaults.metrics.unwrap_or_default());
+        let (enabled, path) = debug.section("prometheus", |prometheus| {
+            let enabled = prometheus.get(
+                "enabled",
+                address.is_none(),
+                "Whether there are metrics. The default is false if `http.debug.addr` is set, as distribution has it.",
+            );
+            let UrlPath(path) = prometheus.get("path", default_path, "The path of the metrics.");
+            if path.is_empty() {
+                prometheus.problem("path", "the root is taken; try \"/metrics\"".to_owned());
+            }
+            (enabled, path)
+        });
+        Self { address, metrics: enabled.then_some(path) }
+    }
+}
+
+impl Tls {
+    fn read(tls: &mut Section<'_, '_>) -> Option<Self> {
+        let certificate: Option<PathBuf> = tls.optional(
+            "certificate",
+            "The certificate chain, PEM, leaf first. It is read again when the file changes.",
+        );
+        let key: Option<PathBuf> =
+            tls.optional("key", "The private key, PEM. It is read again when the file changes.");
+        let authorities: Vec<PathBuf> =
+            tls.list("clientcas", "Authorities, PEM, one of which must have signed a client's certificate.");
+        let demand = tls.get(
+            "clientauth",
+            ClientAuth::RequireAndVerify,
+            "Whether clients must show a certificate, once `clientcas` is set.",
+        );
+        let minimum_version =
+            tls.get("minimumtls", TlsVersion::Tls12, "The oldest version of TLS that is spoken.");
+        let suites: Vec<Suite> = tls.list(
+            "ciphersuites",
+            "The suites offered in TLS 1.2; none means all that are safe. Those of TLS 1.3 are always offered.",
+        );
+        tls.refused(
+            "letsencrypt",
+            "Wharf does not ask for certificates itself; let cert-manager or certbot write the files of \"http.tls.certificate\" and \"key\"",
+        );
+
+        if suites.iter().any(|suite| matches!(suite, Suite::Missing)) {
+            tls.warn("ciphersuites", "some of these are unsafe, and are not offered");
+        }
+        let cipher_suites: Vec<_> = suites
+            .iter()
+            .filter_map(|suite| match suite {
+                Suite::Safe(suite) => Some(*suite),
+                Suite::Always | Suite::Missing => None,
+            })
+            .collect();
+        if cipher_suites.is_empty() && !suites.is_empty() && minimum_version == TlsVersion::Tls12 {
+            tls.problem(
+                "ciphersuites",
+                "none of these can be offered in TLS 1.2; add one, or set \"minimumtls: tls1.3\"".to_owned(),
+            );
+        }
+        let clients = match (demand, authorities) {
+            (_, authorities) if authorities.is_empty() => ClientCertificates::NotAsked,
+            (ClientAuth::VerifyIfGiven, authorities) => ClientCertificates::Optional(authorities),
+            (ClientAuth::RequireAndVerify, authorities) => ClientCertificates::Required(authorities),
+            (ClientAuth::Request, _) => {
+                tls.warn(
+                    "clientauth",
+                    "a certificate that nobody verifies proves nothing, so none is asked for",
+                );
+                ClientCertificates::NotAsked
+            }
+            (ClientAuth::RequireAny, _) => {
+                let what = "a certificate that nobody verifies proves nothing; write \"require-and-verify-client-cert\"";
+                tls.problem("clientauth", what.to_owned());
+                ClientCertificates::NotAsked
+            }
+        };
+        match (certificate, key) {
+            (Some(certificate), Some(key)) => {
+                Some(Self { certificate, key, clients, minimum_version, cipher_suites })
+            }
+            (None, None) => {
+                if clients != ClientCertificates::NotAsked {
+                    tls.problem(
+                        "clientcas",
+                        "there is no TLS without \"certificate\" and \"key\"; add them".to_owned(),
+                    );
+                }
+                None
+            }
+            (Some(_), None) => {
+                tls.problem("key", "it is missing; name the private key of \"certificate\"".to_owned());
+                None
+            }
+            (None, Some(_)) => {
+                tls.problem("certificate", "it is missing; name the certificate of \"key\"".to_owned());
+                None
+            }
+        }
+    }
+}
+
+#[derive(Clone, Copy, PartialEq)]
+enum ClientAuth {
+    RequireAndVerify,
+    VerifyIfGiven,
+    RequireAny,
+    Request,
+}
+
+impl Choice for ClientAuth {
+    const WORDS: &'static [(&'static str, Self)] = &[
+        ("require-and-verify-client-cert", Self::RequireAndVerify),
+        ("verify-client-cert-if-given", Self::VerifyIfGiven),
+        ("require-any-client-cert", Self::RequireAny),
+        ("request-client-cert", Self::Request),
+    ];
+}
+
+impl Limits {
+    fn read(limits: &mut Section<'_, '_>, defaults: Self, uploads: Uploads) -> (Self, Uploads) {
+        let NonZeroSize(header_bytes) = limits.get(
+            "headerbytes",
+            NonZeroSize(defaults.header_bytes),
+            "The size of a request's line and headers together.",
+        );
+        let NonZeroSize(buffer_bytes) = limits.get(
+            "uploadbuffer",
+            NonZeroSize(uploads.buffer_bytes),
+            "The memory for what was received and not yet written, of all uploads together.",
+        );
+        let connections = limits.get(
+            "connections",
+            defaults.connections,
+            "Connections open at once; more wait to be accepted.",
+        );
+        let header_timeout = limits.get(
+            "headertimeout",
+            defaults.header_timeout,
+            "How long a request's headers may take to arrive.",
+        );
+        let idle_body_timeout =
+            limits.get("idlebodytimeout", defaults.idle_body_timeout, "How long a body may stand still.");
+        let (reads, writes) = limits.section("requests", |requests| {
+            (
+                requests.section("read", |read| Concurrency::read(read, defaults.reads)),
+                requests.section("write", |write| Concurrency::read(write, defaults.writes)),
+            )
+        });
+        let limits = Self { header_bytes, connections, header_timeout, idle_body_timeout, reads, writes };
+        (limits, Uploads { buffer_bytes })
+    }
+}
+
+impl Concurrency {
+    fn read(section: &mut Section<'_, '_>, defaults: Self) -> Self {
+        let running = section.get(
+            "maxrunning",
+            defaults.running.map_or(0, NonZeroUsize::get),
+            "How many requests run at once; 0 means no limit. `read` is GET and HEAD, `write` all others.",
+        );
+        let queued = section.get(
+            "maxinqueue",
+            defaults.queued,
+            "How many more may wait; others are answered with 429.",
+        );
+        let wait = section.get(
+            "maxwaitinqueue",
+            defaults.longest_wait.unwrap_or_default(),
+            "How long one may wait; 0 means until its turn comes.",
+        );
+        Self {
+            running: NonZeroUsize::new(running),
+            queued,
+            longest_wait: (wait > Duration::ZERO).then_some(wait),
+        }
+    }
+}
+
+const LATER: &str = "object stores are not supported by this version; use \"filesystem\" or \"inmemory\"";
+
+impl Storage {
+    fn read<'n>(storage: &mut Section<'n, '_>, membership_ttl: Option<&'n Node>, defaults: Self) -> Self {
+        let mut chosen: Vec<&str> =
+            ["filesystem", "inmemory"].into_iter().filter(|driver| storage.has(driver)).collect();
+        let volume = match &defaults.backend {
+            Backend::Volume(volume) => volume.clone(),
+            Backend::Memory => Volume::default(),
+        };
+        let volume = storage.section("filesystem", |section| Volume::read(section, volume));
+        let in_memory =
+            storage.mark("inmemory", "Keeps everything in the memory of the process, for trying it.");
+        for store in ["s3", "s3aws", "azure", "gcs", "swift"] {
+            if storage.refused(store, LATER) {
+                chosen.push(store);
+            }
+        }
+        storage.refused("oss", "Wharf does not speak Aliyun's protocol; its store also answers to S3's");
+        if in_memory {
+            storage.forget("filesystem");
+        }
+        if let [first, second, ..] = chosen.as_slice() {
+            let what = format!("\"{first}\" keeps the content already; remove one of the two");
+            storage.problem(second, what);
+        }
+
+        let deletion = storage.section("delete", |delete| {
+            delete.get(
+                "enabled",
+                defaults.deletion == Deletion::Allowed,
+                "Whether clients may delete. Without any configuration file the default is true.",
+            )
+        });
+        let never = storage.section("redirect", |redirect| {
+            redirect.get(
+                "disable",
+                defaults.redirects == Redirects::Never,
+                "Whether pulls are never sent to the store itself. A folder cannot be sent to.",
+            )
+        });
+        let (purging, read_only) = storage.section("maintenance", |maintenance| {
+            let purging =
+                maintenance.section("uploadpurging", |purging| Purging::read(purging, defaults.purging));
+            let read_only = maintenance.section("readonly", |read_only| {
+                read_only.get(
+                    "enabled",
+                    defaults.mode == Mode::ReadOnly,
+                    "Whether everything that writes is answered with 405.",
+                )
+            });
+            (purging, read_only)
+        });
+        let caches = storage.section("cache", |cache| {
+            cache.stand_in("membershipttl", membership_ttl);
+            Caches::read(cache, defaults.caches)
+        });
+        storage.section("tag", |tag| {
+            tag.ignored("concurrencylimit", "Wharf chooses how many tags it reads at once");
+        });
+        Self {
+            backend: if in_memory { Backend::Memory } else { Backend::Volume(volume) },
+            mode: if read_only { Mode::ReadOnly } else { Mode::ReadWrite },
+            deletion: if deletion { Deletion::Allowed } else { Deletion::Refused },
+            redirects: if never { Redirects::Never } else { Redirects::WherePossible },
+            purging,
+            caches,
+            uploads: defaults.uploads,
+        }
+    }
+}
+
+impl Volume {
+    fn read(section: &mut Section<'_, '_>, defaults: Self) -> Self {
+        let root = section.get(
+            "rootdirectory",
+            defaults.root,
+            "The folder that holds everything. Without any configuration file it is `data`.",
+        );
+        let sync = section.get(
+            "sync",
+            defaults.sync == Sync::Always,
+            "Whether content is synced to the disk before it is acknowledged. Without, a crash of the machine may take it.",
+        );
+        section.ignored("maxthreads", "Wharf chooses its number of threads by what the machine has");
+        Self { root, sync: if sync { Sync::Always } else { Sync::Never } }
+    }
+}
+
+impl Purging {
+    fn read(section: &mut Section<'_, '_>, defaults: Self) -> Self {
+        let (default_age, default_interval) = match defaults {
+            Self::After { age, interval, .. } => (age, interval),
+            Self::Never => (Duration::ZERO, Duration::ZERO),
+        };
+        let enabled =
+            section.get("enabled", defaults != Self::Never, "Whether abandoned uploads are removed.");
+        let age = section.get("age", default_age, "For how long an upload must have been untouched.");
+        let interval =
+            section.get("interval", default_interval, "How often abandoned uploads are looked for.");
+        let report = section.get("dryrun", false, "Whether they are only named in the log.");
+        if enabled && interval < Duration::from_secs(1) {
+            section.problem("interval", "looking all the time helps nobody; write \"1s\" or more".to_owned());
+        }
+        match enabled {
+            false => Self::Never,
+            true => Self::After {
+                age,
+                interval,
+                action: if report { PurgeAction::Report } else { PurgeAction::Remove },
+            },
+        }
+    }
+}
+
+impl Caches {
+    fn read(cache: &mut Section<'_, '_>, defaults: Self) -> Self {
+        #[derive(Clone, Copy, PartialEq)]
+        enum Store {
+            Memory,
+            Redis,
+        }
+        impl Choice for Store {
+            const WORDS: &'static [(&'static str, Self)] =
+                &[("inmemory", Self::Memory), ("redis", Self::Redis)];
+        }
+        let older = cache.alias("layerinfo", "storage.cache.blobdescriptor");
+        cache.stand_in("blobdescriptor", older);
+        let store = cache.get(
+            "blobdescriptor",
+            Store::Memory,
+            "Where facts about blobs are remembered: in memory, whatever this says.",
+        );
+        if store == Store::Redis {
+            cache.warn("blobdescriptor", "redis is not asked: each replica remembers in its own memory");
+        }
+        let entries = cache.get(
+            "blobdescriptorsize",
+            defaults.entries,
+            "How many facts of each kind are remembered: which repository holds a digest, what a tag points at.",
+        );
+        let Size(manifest_bytes) = cache.get(
+            "manifestbytes",
+            Size(defaults.manifest_bytes),
+            "The memory for manifests that were served.",
+        );
+        let membership = cache.get(
+            "membershipttl",
+            defaults.membership,
+            "How long it is believed that a repository holds a digest, if another replica deletes it.",
+        );
+        let tags = cache.get(
+            "tagttl",
+            defaults.tags,
+            "How long it is believed that a tag points where it did, if another replica moves it.",
+        );
+        Self { manifest_bytes, entries, membership, tags }
+    }
+}
+
+impl Auth {
+    fn read(auth: &mut Section<'_, '_>) -> Self {
+        const LATER: &str =
+            "logins are not supported by this version; write \"auth: none\" to let everybody in";
+        auth.mark("none", "Lets everybody in, for everything; so does no `auth` at all.");
+        for scheme in ["htpasswd", "token", "openshift", "silly"] {
+            auth.refused(scheme, LATER);
+        }
+        Self::Anyone
+    }
+}
+
+impl Validation {
+    fn read(validation: &mut Section<'_, '_>, defaults: Self) -> Self {
+        #[derive(Clone, Copy, PartialEq)]
+        enum Platforms {
+            All,
+            None,
+            List,
+        }
+        impl Choice for Platforms {
+            const WORDS: &'static [(&'static str, Self)] =
+                &[("all", Self::All), ("none", Self::None), ("list", Self::List)];
+        }
+        let disabled = validation.get(
+            "disabled",
+            false,
+            "Accepts descriptors with any `urls`, and indexes whose manifests are missing.",
+        );
+        validation.ignored("enabled", "it is on unless \"validation.disabled\" is true");
+        validation.section("manifests", |manifests| {
+            let NonZeroSize(manifest_bytes) = manifests.get(
+                "maxbytes",
+                NonZeroSize(defaults.manifest_bytes),
+                "The size above which a manifest is answered with 413.",
+            );
+            let (allow, deny): (Vec<Regex>, Vec<Regex>) = manifests.section("urls", |urls| {
+                (
+                    urls.list(
+                        "allow",
+                        "Patterns of which a descriptor's `urls` must match one. If `allow` and `deny` are empty, no descriptor may have any.",
+                    ),
+                    urls.list("deny", "Patterns of which they may match none."),
+                )
+            });
+            let (platforms, list) = manifests.section("indexes", |indexes| {
+                let platforms = indexes.get(
+                    "platforms",
+                    Platforms::All,
+                    "Which of the manifests in an index must be there before it: all, none (sparse indexes), or those of `platformlist`.",
+                );
+                let list = indexes.sections("platformlist", |platform| Platform {
+                    architecture: platform.get("architecture", String::new(), "As in `amd64`."),
+                    os: platform.get("os", String::new(), "As in `linux`."),
+                });
+                if platforms == Platforms::List && list.is_empty() {
+                    let what = "it is empty; name at least one \"{architecture: amd64, os: linux}\"";
+                    indexes.problem("platformlist", what.to_owned());
+                }
+                (platforms, list)
+            });
+            Self {
+                manifest_bytes,
+                urls: if allow.is_empty() && deny.is_empty() && !disabled {
+                    ForeignUrls::Refused
+                } else if disabled {
+                    ForeignUrls::Matching { allow: Vec::new(), deny: Vec::new() }
+                } else {
+                    ForeignUrls::Matching { allow, deny }
+                },
+                indexes: match platforms {
+                    _ if disabled => IndexChildren::MayBeMissing,
+                    Platforms::All => IndexChildren::AllMustExist,
+                    Platforms::None => IndexChildren::MayBeMissing,
+                    Platforms::List => IndexChildren::MustExistFor(list),
+                },
+            }
+        })
+    }
+}
+
+impl Catalog {
+    fn read(catalog: &mut Section<'_, '_>, defaults: Self) -> Self {
+        Self {
+            max_entries: catalog.get("maxentries", defaults.max_entries, "The longest page of repositories."),
+        }
+    }
+}
+
+impl Tags {
+    fn read(tags: &mut Section<'_, '_>, defaults: Self) -> Self {
+        Self { max_tags: tags.get("maxtags", defaults.max_tags, "The longest page of tags.") }
+    }
+}
+
+impl Health {
+    fn read(health: &mut Section<'_, '_>, defaults: Self) -> Self {
+        let check = defaults.storage.clone().unwrap_or_default();
+        let storage = health.section("storagedriver", |driver| {
+            let enabled = driver.get(
+                "enabled",
+                defaults.storage.is_some(),
+                "Whether `/readyz` depends on the store. Other requests never do. Distribution's default is false.",
+            );
+            let check = StorageCheck {
+                interval: driver.get("interval", check.interval, "How often the store is looked at."),
+                threshold: driver.get("threshold", check.threshold, "How many failures in a row count."),
+            };
+            if check.interval.is_zero() {
+                driver.problem("interval", "looking all the time helps nobody; try \"10s\"".to_owned());
+            }
+            enabled.then_some(check)
+        });
+        for check in ["file", "http", "tcp"] {
+            health.ignored(check, "readiness looks at the store alone");
+        }
+        Self { storage }
+    }
+}
+
+impl Log {
+    /// Reads the section `log`, and `loglevel` beside it, which is its older form.
+    fn read(root: &mut Section<'_, '_>, defaults: Self) -> Self {
+        let older = root.alias("loglevel", "log.level");
+        root.section("log", |log| {
+            log.stand_in("level", older);
+            let level = log.get("level", defaults.level, "The least important lines that are written.");
+            let format = log.get(
+                "formatter",
+                defaults.format,
+                "How a line looks; `auto` is text on a terminal and JSON elsewhere.",
+            );
+            let fields = log.table::<String, String>("fields", "What every line carries besides its own.");
+            let access = log.section("accesslog", |access| {
+                !access.get("disabled", !defaults.access, "Whether requests are not logged.")
+            });
+            log.ignored("hooks", "Wharf sends no mail; let what collects the log raise the alarm");
+            log.ignored("reportcaller", "lines tell what happened, not where in the program");
+            Self {
+                level,
+                format,
+                fields: fields.into_iter().map(|(name, values)| (name, values.join(","))).collect(),
+                access,
+            }
+        })
+    }
+}
+
+impl Tracing {
+    fn read(tracing: &mut Section<'_, '_>) -> Self {
+        let endpoint = tracing.section("otlp", |otlp| {
+            otlp.optional(
+                "endpoint",
+                "Where traces go, by OTLP over HTTP, as in `http://collector:4318`; `OTEL_EXPORTER_OTLP_ENDPOINT` sets it too.",
+            )
+        });
+        Self { endpoint }
+    }
+}
+
+/// What OpenShift's registry adds to distribution's configuration, where we have the same under another name.
+struct OpenShift<'n> {
+    requests: Option<&'n Node>,
+    blob_repository_ttl: Option<&'n Node>,
+}
+
+impl<'n> OpenShift<'n> {
+    fn read(openshift: &mut Section<'n, '_>) -> Self {
+        #[derive(Clone, Copy, PartialEq)]
+        struct Version;
+        impl Choice for Version {
+            const WORDS: &'static [(&'static str, Self)] = &[("1.0", Self)];
+        }
+        openshift.optional::<Version>("version", "The format of the section.");
+        let requests = openshift.alias("requests", "http.limits.requests");
+        let blob_repository_ttl = openshift.section("cache", |cache| {
+            cache.ignored("disabled", "set \"storage.cache.membershipttl\" and \"tagttl\" to 0 instead");
+            cache.alias("blobrepositoryttl", "storage.cache.membershipttl")
+        });
+        openshift.ignored("auth", "realms are read from \"auth.openshift\", once this version has logins");
+        openshift.ignored("server", "clients are told relative locations, so no address is needed");
+        openshift.ignored("audit", "Wharf writes one log for everything");
+        openshift.ignored("metrics", "metrics are set up by \"http.debug.prometheus\"");
+        openshift.ignored("quota", "Wharf counts nobody's images");
+        openshift.ignored("pullthrough", "Wharf does not fetch from other registries");
+        openshift.ignored("compatibility", "schema 2 and OCI manifests are always accepted");
+        Self { requests, blob_repository_ttl }
+    }
+}

@@ -1,0 +1,521 @@
+//! What an operator relies on, from a file's text to the configuration that holds.
+
+use proptest::prelude::*;
+
+use super::*;
+
+fn environment(variables: &[(&str, &str)]) -> BTreeMap<String, String> {
+    variables.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect()
+}
+
+fn file(text: &str) -> Loaded {
+    file_with(text, &[])
+}
+
+fn file_with(text: &str, variables: &[(&str, &str)]) -> Loaded {
+    let text = format!("version: 0.1\n{text}");
+    parse(Some(("config.yml", &text)), &environment(variables)).unwrap()
+}
+
+fn problems(text: &str) -> Vec<String> {
+    problems_with(text, &[])
+}
+
+fn problems_with(text: &str, variables: &[(&str, &str)]) -> Vec<String> {
+    let text = format!("version: 0.1\n{text}");
+    let problems = parse(Some(("config.yml", &text)), &environment(variables)).unwrap_err();
+    problems.0.iter().map(Problem::to_string).collect()
+}
+
+fn warnings(loaded: &Loaded) -> Vec<&str> {
+    loaded.warnings.iter().map(|warning| warning.key.as_str()).collect()
+}
+
+fn addresses(loaded: &Loaded) -> Vec<String> {
+    loaded.config.http.listeners.iter().map(|listener| listener.address.to_string()).collect()
+}
+
+mod the_defaults {
+    use super::*;
+
+    #[test]
+    fn without_any_configuration_a_newcomer_can_push_and_delete() {
+        let loaded = parse(None, &BTreeMap::new()).unwrap();
+        assert_eq!(addresses(&loaded), ["127.0.0.1:5000"]);
+        assert_eq!(loaded.config.storage.backend, Backend::Volume(Volume::default()));
+        assert_eq!(loaded.config.storage.deletion, Deletion::Allowed);
+        assert!(loaded.warnings.is_empty());
+    }
+
+    #[test]
+    fn a_file_brings_distributions_own() {
+        let config = file("").config;
+        assert_eq!(config.storage.deletion, Deletion::Refused);
+        let Backend::Volume(volume) = config.storage.backend else { panic!("not a volume") };
+        assert_eq!(volume.root, Path::new("/var/lib/registry"));
+    }
+
+    #[test]
+    fn what_is_shown_of_them_is_what_holds() {
+        // Reading every shown default again changes nothing.
+        let shown = parse(None, &BTreeMap::new()).unwrap().settings;
+        let text = |setting: &Setting| format!("{}={}", setting.key, setting.value);
+        let variables: BTreeMap<String, String> = shown
+            .iter()
+            .map(|setting| {
+                let variable = format!("REGISTRY_{}", setting.key.to_uppercase().replace('.', "_"));
+                (variable, setting.value.clone())
+            })
+            .collect();
+        let again = parse(None, &variables).unwrap();
+        assert_eq!(
+            again.settings.iter().map(text).collect::<Vec<_>>(),
+            shown.iter().map(text).collect::<Vec<_>>()
+        );
+        assert!(again.warnings.is_empty(), "{:?}", again.warnings);
+    }
+}
+
+mod a_file {
+    use super::*;
+
+    #[test]
+    fn sets_what_it_says() {
+        let config = file(
+            "
+http:
+  addr: 10.0.0.1:8443
+  net: tcp
+  prefix: /registry/
+  secret: hunter2
+  draintimeout: 1m30s
+  headers: {X-Content-Type-Options: [nosniff], X-Name: one}
+  http2: {disabled: yes}
+  h2c: {enabled: on}
+  debug: {addr: ':5001', prometheus: {enabled: true, path: /numbers}}
+  tls: {certificate: tls.crt, key: tls.key, clientcas: [ca.pem], minimumtls: tls1.3}
+  listeners: [{addr: '[::1]:5000', tls: false}, {addr: /run/wharf.sock}]
+  limits: {headerbytes: 8KiB, requests: {write: {maxrunning: 4, maxinqueue: 2, maxwaitinqueue: 1s}}}
+storage:
+  filesystem: {rootdirectory: /data, sync: false}
+  delete: {enabled: true}
+  maintenance: {readonly: {enabled: true}, uploadpurging: {age: 1h, interval: 10m, dryrun: true}}
+  cache: {manifestbytes: 1MiB, tagttl: 0}
+validation:
+  manifests: {urls: {deny: ['^http:']}, indexes: {platforms: list, platformlist: [{architecture: arm64, os: linux}]}}
+catalog: {maxentries: 5}
+log: {level: warn, formatter: logstash, fields: {zone: 7}, accesslog: {disabled: true}}
+health: {storagedriver: {enabled: false}}
+tracing: {otlp: {endpoint: 'http://collector:4318'}}
+",
+        )
+        .config;
+        let http = &config.http;
+        let tls = Tls {
+            certificate: "tls.crt".into(),
+            key: "tls.key".into(),
+            clients: ClientCertificates::Required(vec!["ca.pem".into()]),
+            minimum_version: TlsVersion::Tls13,
+            cipher_suites: Vec::new(),
+        };
+        let tcp = |host: &str, port| Address::Tcp { host: host.to_owned(), port };
+        assert_eq!(
+            http.listeners,
+            [
+                Listener { address: tcp("10.0.0.1", 8443), tls: Some(tls.clone()) },
+                Listener { address: tcp("::1", 5000), tls: None },
+                Listener { address: Address::Unix("/run/wharf.sock".into()), tls: Some(tls) },
+            ]
+        );
+        assert_eq!(http.prefix, "/registry");
+        assert_eq!(http.secret, Some(Secret::new("hunter2")));
+        assert_eq!(http.drain_timeout, Duration::from_secs(90));
+        assert_eq!(http.headers["x-name"], "one");
+        assert_eq!((http.http2, http.h2c), (false, true));
+        assert_eq!(http.management.metrics.as_deref(), Some("/numbers"));
+        assert_eq!(http.limits.header_bytes.get(), 8192);
+        assert_eq!(
+            http.limits.writes,
+            Concurrency {
+                running: NonZeroUsize::new(4),
+                queued: 2,
+                longest_wait: Some(Duration::from_secs(1))
+            }
+        );
+        let storage = &config.storage;
+        assert_eq!(storage.backend, Backend::Volume(Volume { root: "/data".into(), sync: Sync::Never }));
+        assert_eq!((storage.mode, storage.deletion), (Mode::ReadOnly, Deletion::Allowed));
+        let purging = Purging::After {
+            age: Duration::from_secs(3600),
+            interval: Duration::from_secs(600),
+            action: PurgeAction::Report,
+        };
+        assert_eq!(storage.purging, purging);
+        assert_eq!((storage.caches.manifest_bytes, storage.caches.tags), (MIB, Duration::ZERO));
+        assert!(
+            config.validation.urls.accept("https://anywhere") && !config.validation.urls.accept("http://x")
+        );
+        let arm = Platform { architecture: "arm64".to_owned(), os: "linux".to_owned() };
+        assert_eq!(config.validation.indexes, IndexChildren::MustExistFor(vec![arm]));
+        assert_eq!(config.catalog.max_entries.get(), 5);
+        assert_eq!((config.log.level, config.log.format), (LogLevel::Warn, LogFormat::Json));
+        assert_eq!(config.log.fields["zone"], "7");
+        assert!(!config.log.access);
+        assert_eq!(config.health.storage, None);
+        assert!(config.tracing.endpoint.is_some());
+    }
+
+    #[test]
+    fn may_name_its_driver_and_its_login_with_a_bare_word() {
+        assert_eq!(file("storage: inmemory\nauth: none").config.storage.backend, Backend::Memory);
+    }
+
+    #[test]
+    fn is_told_everything_that_is_wrong_at_once() {
+        let text = "http:
+  adr: :5000
+  draintimeout: 7 dayz
+  tls:
+    certificate: tls.crt
+storage:
+  filesystem:
+  s3: {bucket: images}
+log:
+  level: loud
+rootdirectory: /data
+";
+        assert_eq!(
+            problems(text),
+            [
+                "config.yml:5: http.tls.key: it is missing; name the private key of \"certificate\"",
+                "config.yml:4: http.draintimeout: \"7 dayz\" is not a duration; try \"168h\"",
+                "config.yml:9: storage.s3: object stores are not supported by this version; use \"filesystem\" or \"inmemory\"",
+                "config.yml:9: storage.s3: \"filesystem\" keeps the content already; remove one of the two",
+                "config.yml:11: log.level: \"loud\" is not one of error, warn, warning, info, debug; try \"debug\"",
+                "config.yml:3: http.adr: there is no such key; did you mean \"http.addr\"?",
+                "config.yml:12: rootdirectory: there is no such key; did you mean \"storage.filesystem.rootdirectory\"?",
+            ]
+        );
+    }
+
+    #[test]
+    fn must_begin_with_its_version() {
+        let without = parse(Some(("config.yml", "log: {}")), &BTreeMap::new()).unwrap_err().to_string();
+        assert!(without.contains("begin the file with \"version: 0.1\""), "{without}");
+        let newer = parse(Some(("config.yml", "version: 0.2")), &BTreeMap::new()).unwrap_err().to_string();
+        assert_eq!(newer, "config.yml:1: version: \"0.2\" is not one of 0.1; try \"0.1\"");
+    }
+
+    #[test]
+    fn that_is_no_yaml_is_told_where() {
+        let problems = problems("http: [\nlog: }");
+        assert!(problems[0].starts_with("config.yml:3: it is not YAML: "), "{problems:?}");
+    }
+
+    #[test]
+    fn may_use_anchors_and_merges_but_not_to_fill_the_memory() {
+        let config = file("log: {level: &level warn}\nloglevel: *level\nhealth: {storagedriver: {<<: {interval: 1s, threshold: 2}, threshold: 3}}").config;
+        assert_eq!(config.log.level, LogLevel::Warn);
+        let check = config.health.storage.unwrap();
+        assert_eq!((check.interval.as_secs(), check.threshold.get()), (1, 3));
+
+        let mut bomb = "a0: &a0 [x, x, x, x, x, x, x, x, x, x]\n".to_owned();
+        for level in 1..20 {
+            let alias = vec![format!("*a{}", level - 1); 10].join(", ");
+            bomb.push_str(&format!("a{level}: &a{level} [{alias}]\n"));
+        }
+        assert!(problems(&bomb)[0].contains("aliases unfold to too much"));
+        let nested = format!("a: {}{}", "[".repeat(100), "]".repeat(100));
+        assert!(problems(&nested)[0].contains("nested deeper"));
+        assert_eq!(problems(&"[".repeat(100_000)).len(), 1);
+    }
+
+    #[test]
+    fn keeps_its_secret_in_another_file() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("secret");
+        std::fs::write(&path, "hunter2\n").unwrap();
+        let loaded = file(&format!("http: {{secretfile: '{}'}}", path.display()));
+        assert_eq!(loaded.config.http.secret, Some(Secret::new("hunter2")));
+        let problems = problems("http: {secretfile: /nowhere/secret}");
+        assert!(problems[0].starts_with("config.yml:2: http.secretfile: \"/nowhere/secret\" cannot be read"));
+    }
+
+    #[test]
+    fn with_unsafe_ciphers_is_told_so() {
+        let tls =
+            |suites: &str| format!("http: {{tls: {{certificate: c, key: k, ciphersuites: [{suites}]}}}}");
+        let loaded = file(&tls("TLS_RSA_WITH_AES_128_CBC_SHA, TLS_ECDHE_RSA_WITH_CHACHA20_POLY1305"));
+        let suites = &loaded.config.http.listeners[0].tls.as_ref().unwrap().cipher_suites;
+        assert_eq!(suites, &[rustls::CipherSuite::TLS_ECDHE_RSA_WITH_CHACHA20_POLY1305_SHA256]);
+        assert_eq!(warnings(&loaded), ["http.tls.ciphersuites"]);
+        assert!(problems(&tls("TLS_RSA_WITH_AES_128_CBC_SHA"))[0].contains("none of these can be offered"));
+        assert!(problems(&tls("AES"))[0].contains("\"AES\" is not a cipher suite"));
+    }
+}
+
+mod the_environment {
+    use super::*;
+
+    #[test]
+    fn overrides_the_file_and_is_named_as_the_origin() {
+        let loaded = file_with(
+            "http: {addr: ':5000'}\nstorage: {filesystem: {rootdirectory: /a}}",
+            &[
+                ("REGISTRY_HTTP_ADDR", ":6000"),
+                ("REGISTRY_HTTP_SECRET", "0123"),
+                ("REGISTRY_STORAGE_FILESYSTEM_ROOTDIRECTORY", "/b"),
+                ("REGISTRY_STORAGE_DELETE_ENABLED", "true"),
+                ("REGISTRY_LOG_FIELDS_ZONE", "eu"),
+            ],
+        );
+        assert_eq!(addresses(&loaded), [":6000"]);
+        assert_eq!(loaded.config.http.secret, Some(Secret::new("0123")));
+        assert_eq!(loaded.config.storage.deletion, Deletion::Allowed);
+        assert_eq!(loaded.config.log.fields["zone"], "eu");
+        let root = loaded.settings.iter().find(|setting| setting.key.ends_with("rootdirectory")).unwrap();
+        assert_eq!(
+            (root.value.as_str(), root.origin.to_string().as_str()),
+            ("/b", "REGISTRY_STORAGE_FILESYSTEM_ROOTDIRECTORY")
+        );
+    }
+
+    #[test]
+    fn is_enough_without_a_file() {
+        let loaded = parse(None, &environment(&[("REGISTRY_STORAGE", "inmemory")])).unwrap();
+        assert_eq!(loaded.config.storage.backend, Backend::Memory);
+    }
+
+    #[test]
+    fn replaces_a_section_whole() {
+        let text = "storage: {filesystem: {rootdirectory: /a}, delete: {enabled: true}}";
+        let config = file_with(text, &[("REGISTRY_STORAGE", "inmemory")]).config;
+        assert_eq!((config.storage.backend, config.storage.deletion), (Backend::Memory, Deletion::Refused));
+        let config = file_with(
+            text,
+            &[("REGISTRY_STORAGE", "filesystem"), ("REGISTRY_STORAGE_FILESYSTEM_ROOTDIRECTORY", "/b")],
+        )
+        .config;
+        assert_eq!(
+            config.storage.backend,
+            Backend::Volume(Volume { root: "/b".into(), ..Volume::default() })
+        );
+    }
+
+    #[test]
+    fn that_adds_a_second_driver_is_refused() {
+        let problems = problems_with(
+            "storage: {filesystem: {rootdirectory: /a}}",
+            &[("REGISTRY_STORAGE_INMEMORY", "{}")],
+        );
+        assert_eq!(
+            problems,
+            [
+                "REGISTRY_STORAGE_INMEMORY: storage.inmemory: \"filesystem\" keeps the content already; remove one of the two"
+            ]
+        );
+    }
+
+    #[test]
+    fn makes_the_read_only_switch_in_both_forms() {
+        for (variable, value) in [
+            ("REGISTRY_STORAGE_MAINTENANCE_READONLY", "{enabled: true}"),
+            ("REGISTRY_STORAGE_MAINTENANCE_READONLY_ENABLED", "true"),
+        ] {
+            assert_eq!(file_with("", &[(variable, value)]).config.storage.mode, Mode::ReadOnly);
+        }
+    }
+
+    #[test]
+    fn walks_lists_by_index() {
+        let text = "http: {listeners: [{addr: ':1'}]}";
+        let grown = [("REGISTRY_HTTP_LISTENERS_0_ADDR", ":2"), ("REGISTRY_HTTP_LISTENERS_1_ADDR", ":3")];
+        assert_eq!(addresses(&file_with(text, &grown)), [":2", ":3"]);
+        assert_eq!(addresses(&file_with("", &grown)), [":2", ":3"]);
+        let beyond = problems_with(text, &[("REGISTRY_HTTP_LISTENERS_2_ADDR", ":3")]);
+        assert_eq!(
+            beyond,
+            ["REGISTRY_HTTP_LISTENERS_2_ADDR: listeners: 2 is no index of this list; the next one is 1"]
+        );
+    }
+
+    #[test]
+    fn knows_gos_names_and_openshifts() {
+        let loaded = file_with(
+            "http: {tls: {certificate: c, key: k}}",
+            &[
+                ("REGISTRY_HTTP_TLS_MINVERSION", "VersionTLS13"),
+                (
+                    "OPENSHIFT_REGISTRY_HTTP_TLS_CIPHERSUITES",
+                    "TLS_ECDHE_RSA_WITH_AES_128_GCM_SHA256,TLS_AES_128_GCM_SHA256",
+                ),
+                ("REGISTRY_HEALTH_FILECHECKERS", "[{file: /tmp/down}]"),
+                ("REGISTRY_OPENSHIFT_REQUESTS_READ_MAXRUNNING", "10"),
+                ("REGISTRY_OPENSHIFT_REQUESTS_READ_MAXWAITINQUEUE", "1m0s"),
+                ("REGISTRY_OPENSHIFT_SERVER_ADDR", "image-registry.openshift-image-registry.svc:5000"),
+                ("REGISTRY_OPENSHIFT_QUOTA_ENABLED", "true"),
+            ],
+        );
+        let tls = loaded.config.http.listeners[0].tls.as_ref().unwrap();
+        assert_eq!((tls.minimum_version, tls.cipher_suites.len()), (TlsVersion::Tls13, 1));
+        assert_eq!(loaded.config.http.limits.reads.running, NonZeroUsize::new(10));
+        assert_eq!(loaded.config.http.limits.reads.longest_wait, Some(Duration::from_secs(60)));
+        assert_eq!(warnings(&loaded), ["openshift.server", "openshift.quota", "health.file"]);
+        let limit = loaded
+            .settings
+            .iter()
+            .find(|setting| setting.key == "http.limits.requests.read.maxrunning")
+            .unwrap();
+        assert_eq!(limit.origin.to_string(), "REGISTRY_OPENSHIFT_REQUESTS_READ_MAXRUNNING");
+    }
+
+    #[test]
+    fn that_kubernetes_made_for_a_service_called_registry_does_no_harm() {
+        let loaded = file_with(
+            "",
+            &[
+                ("REGISTRY_CONFIGURATION_PATH", "/etc/config.yml"),
+                ("REGISTRY_PORT", "tcp://10.0.0.1:5000"),
+                ("REGISTRY_PORT_5000_TCP_ADDR", "10.0.0.1"),
+                ("REGISTRY_SERVICE_HOST", "10.0.0.1"),
+            ],
+        );
+        assert_eq!(warnings(&loaded), ["port", "service"]);
+    }
+
+    #[test]
+    fn that_is_no_yaml_is_named_without_its_value() {
+        let problems = problems_with("", &[("REGISTRY_HTTP_SECRET", "{hunter2")]);
+        assert!(problems[0].starts_with("REGISTRY_HTTP_SECRET: it is not YAML"), "{problems:?}");
+        assert!(!problems[0].contains("hunter2"));
+    }
+}
+
+/// Loads what others ship, and compares the keys that it is warned of, or what is wrong.
+#[test]
+fn the_configurations_that_others_ship_are_understood() {
+    const STORE: &str = "object stores are not supported by this version; use \"filesystem\" or \"inmemory\"";
+    const LOGIN: &str = "logins are not supported by this version; write \"auth: none\" to let everybody in";
+    let loads: [(&str, &str, &[&str]); 4] = [
+        (
+            "distribution-2-dev.yml",
+            include_str!("../../tests/fixtures/config/distribution-2-dev.yml"),
+            &["storage.cache.blobdescriptor", "log.hooks", "notifications", "redis"],
+        ),
+        (
+            "distribution-2-old.yml",
+            include_str!("../../tests/fixtures/config/distribution-2-old.yml"),
+            &["notifications", "redis"],
+        ),
+        (
+            "distribution-3-dev.yml",
+            include_str!("../../tests/fixtures/config/distribution-3-dev.yml"),
+            &["storage.tag.concurrencylimit"],
+        ),
+        (
+            "distribution-3-cache.yml",
+            include_str!("../../tests/fixtures/config/distribution-3-cache.yml"),
+            &["storage.cache.blobdescriptor", "notifications", "proxy", "redis"],
+        ),
+    ];
+    for (name, text, expected) in loads {
+        let loaded = parse(Some((name, text)), &BTreeMap::new()).unwrap();
+        assert_eq!(warnings(&loaded), expected, "{name}");
+        assert_eq!(addresses(&loaded), [":5000"], "{name}");
+    }
+    let refused = [
+        (
+            "distribution-3-example.yml",
+            include_str!("../../tests/fixtures/config/distribution-3-example.yml"),
+            format!("distribution-3-example.yml:17: auth.htpasswd: {LOGIN}"),
+        ),
+        (
+            "distribution-3-s3.yml",
+            include_str!("../../tests/fixtures/config/distribution-3-s3.yml"),
+            format!("distribution-3-s3.yml:27: storage.s3: {STORE}"),
+        ),
+        (
+            "distribution-3-e2e.yml",
+            include_str!("../../tests/fixtures/config/distribution-3-e2e.yml"),
+            format!("distribution-3-e2e.yml:25: storage.s3: {STORE}"),
+        ),
+        (
+            "openshift.yml",
+            include_str!("../../tests/fixtures/config/openshift.yml"),
+            format!("openshift.yml:14: auth.openshift: {LOGIN}"),
+        ),
+    ];
+    for (name, text, expected) in refused {
+        assert_eq!(parse(Some((name, text)), &BTreeMap::new()).unwrap_err().to_string(), expected);
+    }
+}
+
+#[test]
+fn the_manual_lists_exactly_the_keys_there_are() {
+    let (_, manual) = include_str!("../../docs/configuration.md").split_once("## All keys").unwrap();
+    let listed: Vec<&str> = manual.lines().filter(|line| line.starts_with("- ")).collect();
+    let keys: Vec<String> = keys().iter().map(Key::to_string).collect();
+    // `wharf config keys` prints what docs/configuration.md must list.
+    for (listed, key) in listed.iter().zip(&keys) {
+        assert_eq!(listed, key);
+    }
+    assert_eq!(listed.len(), keys.len());
+}
+
+#[test]
+fn every_example_in_the_manual_loads() {
+    let manual = include_str!("../../docs/configuration.md");
+    let examples: Vec<&str> =
+        manual.split("```yaml\n").skip(1).filter_map(|rest| rest.split("```").next()).collect();
+    assert!(!examples.is_empty());
+    for example in examples {
+        let loaded = parse(Some(("docs/configuration.md", example)), &BTreeMap::new()).unwrap();
+        assert!(loaded.warnings.is_empty(), "{:?}", loaded.warnings);
+    }
+}
+
+#[test]
+fn secrets_do_not_print() {
+    let loaded = file("http: {secret: hunter2}");
+    assert!(!format!("{loaded:?}").contains("hunter2"));
+}
+
+#[test]
+fn a_url_must_be_allowed_and_not_denied() {
+    let pattern = |text: &str| vec![Regex::new(text).unwrap()];
+    let urls = ForeignUrls::Matching { allow: pattern("^https://ours/"), deny: pattern("/secret/") };
+    assert!(urls.accept("https://ours/layer"));
+    assert!(!urls.accept("https://ours/secret/layer"));
+    assert!(!urls.accept("https://theirs/layer"));
+    assert!(!ForeignUrls::Refused.accept("https://ours/layer"));
+}
+
+proptest! {
+    #[test]
+    fn no_text_makes_the_reader_panic(text in any::<String>(), value in any::<String>()) {
+        let _ = parse(Some(("config.yml", &text)), &environment(&[("REGISTRY_HTTP_HEADERS_0", &value)]));
+    }
+
+    #[test]
+    fn no_text_in_yamls_letters_makes_the_reader_panic(text in "[-a-b0:{}\\[\\],&*!|>'\"%#?<. \n\t]{0,80}") {
+        let _ = parse(Some(("config.yml", &text)), &BTreeMap::new());
+    }
+
+    #[test]
+    fn no_damage_to_a_file_makes_the_reader_panic(at in 0_usize..1400, cut in 0_usize..20, put in "[-:{}&*'\" \n0a]{0,3}") {
+        let mut text = include_str!("../../tests/fixtures/config/distribution-2-dev.yml").to_owned();
+        let (start, end) = (at.min(text.len()), (at + cut).min(text.len()));
+        text.replace_range(start..end, &put);
+        let _ = parse(Some(("config.yml", &text)), &BTreeMap::new());
+    }
+
+    #[test]
+    fn no_word_makes_a_key_panic(word in any::<String>()) {
+        let variables: BTreeMap<String, String> = keys()
+            .iter()
+            .map(|key| format!("REGISTRY_{}", key.path.to_uppercase().replace("[]", "_0").replace('.', "_")))
+            .map(|variable| (variable, serde_json::Value::from(word.as_str()).to_string()))
+            .collect();
+        let _ = parse(None, &variables);
+    }
+}
