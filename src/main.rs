@@ -1,20 +1,44 @@
 //! Arguments in, one command run, error chain and exit code out.
 
-use clap::Parser;
-use wharf::commands;
-use wharf::config::Config;
+use std::io;
+use std::process::ExitCode;
 
-/// An image registry for the inside of a cluster.
-#[derive(Parser)]
-#[command(version)]
-enum Command {
-    /// Serve the OCI Distribution API.
-    Serve,
+use clap::Parser;
+use wharf::commands::{self, Arguments, Command, ConfigCommand};
+
+fn main() -> ExitCode {
+    match run(Arguments::parse().command) {
+        Ok(()) => ExitCode::SUCCESS,
+        // Whoever read the output has read enough, as `head` does.
+        Err(error) if is_broken_pipe(&error) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("{error:#}");
+            ExitCode::FAILURE
+        }
+    }
 }
 
-fn main() -> anyhow::Result<()> {
-    let Command::Serve = Command::parse();
-    let config = Config::default();
-    wharf::logging::init(&config.log);
-    tokio::runtime::Builder::new_multi_thread().enable_all().build()?.block_on(commands::serve::serve(config))
+fn run(command: Command) -> anyhow::Result<()> {
+    match command {
+        Command::Serve(arguments) => {
+            let loaded = commands::configuration(arguments.path())?;
+            wharf::logging::init(&loaded.config.log);
+            for warning in &loaded.warnings {
+                tracing::warn!("{warning}");
+            }
+            let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
+            runtime.block_on(commands::serve::serve(loaded.config))
+        }
+        Command::Config(ConfigCommand::Check { file }) => {
+            Ok(commands::config::check(&commands::configuration(Some(file))?)?)
+        }
+        Command::Config(ConfigCommand::Show(arguments)) => {
+            Ok(commands::config::show(&commands::configuration(arguments.path())?)?)
+        }
+        Command::Config(ConfigCommand::Keys) => Ok(commands::config::keys()?),
+    }
+}
+
+fn is_broken_pipe(error: &anyhow::Error) -> bool {
+    error.downcast_ref::<io::Error>().is_some_and(|error| error.kind() == io::ErrorKind::BrokenPipe)
 }

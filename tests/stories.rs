@@ -1,0 +1,3 @@
+//! What people live through.
+
+mod configuration;
