@@ -1,4 +1,8 @@
 //! The end-to-end tests: the real server, and the people and programs that talk to it.
 
+#![expect(clippy::unwrap_used, reason = "a test ends where something is not as it should be")]
+
+mod clients;
+mod conformance;
 mod harness;
 mod stories;

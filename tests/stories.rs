@@ -1,3 +1,5 @@
 //! What people live through.
 
 mod configuration;
+mod restarts;
+mod uploads;

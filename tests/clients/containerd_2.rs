@@ -1,0 +1,132 @@
+//! containerd 2: many ranges of one layer at once, and the CRI, by which a kubelet pulls.
+
+use std::{path::PathBuf, process::Command};
+
+use serde_json::Value;
+
+use crate::{
+    clients::containerd::booted,
+    harness::{Image, Layer, MIB, TestRegistry, Workstation, process::Process, tool},
+};
+
+/// A node: containerd with its clients.
+struct Node {
+    machine: Workstation,
+    ctr: PathBuf,
+    crictl: PathBuf,
+    _containerd: Process,
+}
+
+impl Node {
+    /// Starts a node that knows the registry at `host`.
+    async fn near(host: &str) -> Option<Self> {
+        let (containerd, ctr) = (tool::go("containerd")?, tool::go("ctr")?);
+        let (shim, crictl) = (tool::go("containerd-shim-runc-v2")?, tool::go("crictl")?);
+        let unshare = tool::debian("unshare")?;
+        tool::debian("runc")?;
+        if !tool::root() {
+            return None;
+        }
+        let machine = Workstation::new(host);
+        let home = machine.home().display();
+        let hosts = machine.home().join("certs.d").join(host);
+        std::fs::create_dir_all(&hosts).unwrap();
+        let plain = format!(
+            "server = \"http://{host}\"\n[host.\"http://{host}\"]\ncapabilities = [\"pull\", \"resolve\"]\n"
+        );
+        std::fs::write(hosts.join("hosts.toml"), plain).unwrap();
+        let configuration = format!(
+            r#"version = 3
+root = "{home}/root"
+state = "{home}/state"
+disabled_plugins = ["io.containerd.nri.v1.nri"]
+[grpc]
+address = "{home}/containerd.sock"
+[ttrpc]
+address = "{home}/containerd.ttrpc"
+[plugins.'io.containerd.internal.v1.opt']
+path = "{home}/opt"
+[plugins.'io.containerd.transfer.v1.local']
+max_concurrent_downloads = 4
+concurrent_layer_fetch_buffer = 262144
+[plugins.'io.containerd.cri.v1.images'.registry]
+config_path = "{home}/certs.d"
+[plugins.'io.containerd.cri.v1.runtime']
+restrict_oom_score_adj = true
+[plugins.'io.containerd.cri.v1.runtime'.cni]
+conf_dir = "{home}/cni"
+"#
+        );
+        let configuration = machine.write("containerd.toml", configuration);
+        let mut command = Command::new(unshare);
+        let folder = shim.parent().expect("a program is in a folder").display();
+        let path = std::env::var("PATH").unwrap_or_default();
+        command.env("PATH", format!("{folder}:{path}:/usr/sbin:/sbin"));
+        // What it mounts for containers goes with the namespace.
+        command.arg("--mount").arg(containerd).arg("-c").arg(configuration);
+        let (containerd, ()) = Process::start(command, booted).await;
+        Some(Self { machine, ctr, crictl, _containerd: containerd })
+    }
+
+    async fn ctr(&self, line: impl AsRef<str>) -> String {
+        let socket = self.machine.home().join("containerd.sock").display().to_string();
+        let words = ["-a", &socket, "-n", "test"].into_iter().chain(line.as_ref().split_whitespace());
+        self.machine.run(&self.ctr, words).await
+    }
+
+    async fn crictl(&self, line: impl AsRef<str>) -> String {
+        let socket = format!("unix://{}/containerd.sock", self.machine.home().display());
+        let words = ["-r", &socket, "-t", "120s"].into_iter().chain(line.as_ref().split_whitespace());
+        self.machine.run(&self.crictl, words).await
+    }
+}
+
+#[tokio::test]
+async fn a_layer_is_pulled_by_many_ranges_at_once() {
+    let registry = TestRegistry::start().await;
+    let wire = registry.wire().await;
+    let Some(busybox) = tool::debian("busybox") else { return };
+    let Some(node) = Node::near(&wire.host()).await else { return };
+    let layer = Layer::of_files([("data", &*Layer::random(3 * MIB).bytes())]);
+    let image = Image::saying_amid("from many parts", &busybox, vec![layer.clone()]);
+    registry.user("alice").push("team/app", "1", &image).await;
+
+    let reference = format!("{}/team/app:1", wire.host());
+    node.ctr(format!("images pull --plain-http {reference}")).await;
+    let parts = wire.ranges().iter().filter(|range| !range.starts_with("bytes=0-")).count();
+    assert!(parts >= 10, "asked for {:?}", wire.ranges());
+    assert_eq!(node.ctr(format!("run --rm {reference} app")).await, "from many parts");
+}
+
+#[tokio::test]
+async fn a_new_containerd_pushes_what_it_pulled() {
+    let registry = TestRegistry::start().await;
+    let host = registry.host();
+    let Some(busybox) = tool::debian("busybox") else { return };
+    let Some(node) = Node::near(&host).await else { return };
+    let image = Image::saying("hello", &busybox);
+    registry.user("alice").push("team/app", "1", &image).await;
+    node.ctr(format!("images pull --plain-http {host}/team/app:1")).await;
+    node.ctr(format!("images tag {host}/team/app:1 {host}/other/app:2")).await;
+    node.ctr(format!("images push --plain-http {host}/other/app:2")).await;
+
+    assert_eq!(registry.user("bob").pull_manifest("other/app", "2").await, image.manifest);
+}
+
+#[tokio::test]
+async fn a_kubelet_pulls_over_the_cri() {
+    let registry = TestRegistry::start().await;
+    let Some(busybox) = tool::debian("busybox") else { return };
+    let Some(node) = Node::near(&registry.host()).await else { return };
+    let image = Image::saying("hello", &busybox);
+    registry.user("alice").push("team/app", "1", &image).await;
+    let repository = format!("{}/team/app", registry.host());
+    for reference in [format!("{repository}:1"), format!("{repository}@{}", image.digest())] {
+        node.crictl(format!("pull {reference}")).await;
+        let status: Value =
+            serde_json::from_str(&node.crictl(format!("inspecti {reference}")).await).unwrap();
+        let digests = status["status"]["repoDigests"].as_array().unwrap();
+        assert!(digests.contains(&format!("{repository}@{}", image.digest()).into()), "{digests:?}");
+        node.crictl(format!("rmi {reference}")).await;
+    }
+}

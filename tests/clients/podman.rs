@@ -1,0 +1,114 @@
+//! podman: what it pushes it pulls back and runs.
+
+use crate::{
+    clients::containers::Containers,
+    harness::{Image, Layer, MIB, TestRegistry, Workstation},
+};
+
+#[tokio::test]
+async fn podman_runs_what_it_pushed_and_forgot() {
+    let registry = TestRegistry::start().await;
+    let Some(alice) = Containers::near(&registry) else { return };
+    let image = format!("{}/team/app:1", registry.host());
+    alice.build(&image, "hello from a registry", "").await;
+    alice.podman(format!("push --digestfile pushed {image}")).await;
+    alice.podman("rmi --all --force").await;
+
+    assert_eq!(alice.run(&image).await, "hello from a registry");
+    let pulled = alice.podman(format!("image inspect --format {{{{.Digest}}}} {image}")).await;
+    assert_eq!(pulled.trim(), String::from_utf8(alice.machine.read("pushed")).unwrap().trim());
+}
+
+#[tokio::test]
+async fn podman_pulls_by_digest_on_another_machine() {
+    let registry = TestRegistry::start().await;
+    let (Some(alice), Some(bob)) = (Containers::near(&registry), Containers::near(&registry)) else { return };
+    let repository = format!("{}/team/app", registry.host());
+    alice.build("app", "the very same", "").await;
+    alice.podman(format!("push --digestfile pushed app docker://{repository}:1")).await;
+    let digest = String::from_utf8(alice.machine.read("pushed")).unwrap();
+
+    assert_eq!(bob.run(&format!("{repository}@{digest}")).await, "the very same");
+}
+
+#[tokio::test]
+async fn an_image_of_100_layers_runs() {
+    let registry = TestRegistry::start().await;
+    let Some(alice) = Containers::near(&registry) else { return };
+    let names: Vec<_> = (0..98).map(|number| format!("layers/{number}")).collect();
+    let more = names.iter().map(|name| Layer::of_files([(name.as_str(), name.as_bytes())])).collect();
+    let image = Image::saying_amid("on top of it all", &alice.busybox, more);
+    alice.lay_out("app", &image);
+    let there = format!("{}/team/layers:100", registry.host());
+    alice.skopeo(format!("copy oci:app:1 docker://{there}")).await;
+
+    assert_eq!(alice.run(&there).await, "on top of it all");
+    let files = alice.podman(format!("run --rm --network none {there} /bin/busybox ls /layers")).await;
+    assert_eq!(files.lines().count(), 98);
+}
+
+#[tokio::test]
+async fn an_image_of_several_hundred_mib_comes_back_whole() {
+    let registry = TestRegistry::start().await;
+    let Some(alice) = Containers::near(&registry) else { return };
+    let content = Layer::random(300 * MIB).bytes();
+    let layer = Layer::of_files([("data", &*content)]);
+    drop(content);
+    let image = Image::saying_amid("large", &alice.busybox, vec![layer]);
+    alice.lay_out("app", &image);
+    let there = format!("{}/team/large:1", registry.host());
+    // As it is: nobody wants to wait for random bytes to be compressed.
+    alice.skopeo(format!("copy --preserve-digests oci:app:1 docker://{there}")).await;
+
+    assert_eq!(alice.run(&there).await, "large");
+    let pulled = alice.podman(format!("image inspect --format {{{{.Digest}}}} {there}")).await;
+    assert_eq!(pulled.trim(), image.digest().to_string());
+}
+
+#[tokio::test]
+async fn layers_compressed_with_zstd_run() {
+    let registry = TestRegistry::start().await;
+    let Some(alice) = Containers::near(&registry) else { return };
+    let there = format!("{}/team/zstd:1", registry.host());
+    alice.build("app", "small", "").await;
+    alice.buildah(format!("push --compression-format zstd app docker://{there}")).await;
+    alice.podman("rmi --all --force").await;
+
+    let manifest = alice.skopeo(format!("inspect --raw docker://{there}")).await;
+    assert!(manifest.contains("application/vnd.oci.image.layer.v1.tar+zstd"), "{manifest}");
+    assert_eq!(alice.run(&there).await, "small");
+}
+
+#[tokio::test]
+async fn podman_finds_repositories_by_name() {
+    let registry = TestRegistry::start().await;
+    let Some(alice) = Containers::near(&registry) else { return };
+    let image = Image::of(vec![Layer::random(100)]);
+    for repository in ["team/app", "team/other"] {
+        registry.user("bob").push(repository, "1", &image).await;
+    }
+
+    let host = registry.host();
+    let found = alice.podman(format!("search --format {{{{.Name}}}} {host}/app")).await;
+    assert_eq!(found.trim(), format!("{host}/team/app"));
+    let tags = alice.podman(format!("search --list-tags {host}/team/app")).await;
+    assert_eq!(tags.split_whitespace().last(), Some("1"));
+}
+
+#[tokio::test]
+async fn only_the_missing_files_of_a_layer_are_pulled() {
+    let registry = TestRegistry::start().await;
+    let wire = registry.wire().await;
+    let Some(alice) = Containers::near(&registry) else { return };
+    let Some(bob) = Containers::at(Workstation::new(&wire.host())) else { return };
+    bob.machine.write(
+        ".config/containers/storage.conf",
+        "[storage]\ndriver = \"overlay\"\n[storage.options]\npull_options = {enable_partial_images = \"true\"}\n",
+    );
+    alice.build("app", "mostly the same", "").await;
+    let push = "push --compression-format zstd:chunked --format oci";
+    alice.podman(format!("{push} app docker://{}/team/app:1", registry.host())).await;
+
+    assert_eq!(bob.run(&format!("{}/team/app:1", wire.host())).await, "mostly the same");
+    assert!(!wire.ranges().is_empty());
+}

@@ -1,0 +1,85 @@
+//! The two official conformance suites, unmodified, against a registry that was just started.
+//!
+//! Nothing may fail, and only choices between alternatives may be skipped: those are named here.
+
+use std::{collections::BTreeSet, path::Path};
+
+use serde_json::json;
+
+use crate::harness::{TestRegistry, tool};
+
+#[tokio::test]
+async fn the_older_suite_passes_in_all_four_categories() {
+    let Some(suite) = tool::go("conformance-legacy") else { return };
+    let registry = TestRegistry::start().await;
+    let somewhere = registry.workstation();
+    let mut command = somewhere.command(&suite);
+    command.envs([
+        ("OCI_ROOT_URL", &*format!("http://{}", registry.host())),
+        ("OCI_NAMESPACE", "conformance/older"),
+        ("OCI_CROSSMOUNT_NAMESPACE", "conformance/other"),
+        ("OCI_TEST_PULL", "1"),
+        ("OCI_TEST_PUSH", "1"),
+        ("OCI_TEST_CONTENT_DISCOVERY", "1"),
+        ("OCI_TEST_CONTENT_MANAGEMENT", "1"),
+        ("OCI_AUTOMATIC_CROSSMOUNT", "1"),
+    ]);
+    somewhere.finish(command).await;
+
+    let skipped = tests_with("<skipped", &somewhere.home().join("junit.xml"));
+    let alternatives = [
+        // The content is pushed, not there before.
+        "Pull Setup Get tag name from environment",
+        "Content Discovery Setup Populate registry with test tags (no push)",
+        // What is mounted without saying from where is found, so there is no session.
+        "Push Cross-Repository Blob Mount Cross-mounting of nonexistent blob should yield session id",
+        "Push Cross-Repository Blob Mount Cross-mounting without from, and automatic content discovery disabled should return a 202",
+    ];
+    let alternatives = alternatives.map(|test| format!("[It] OCI Distribution Conformance Tests {test}"));
+    assert_eq!(skipped, BTreeSet::from(alternatives));
+}
+
+#[tokio::test]
+async fn the_newer_suite_passes_at_version_1_1() {
+    passes_at("1.1", false).await;
+}
+
+#[tokio::test]
+async fn the_newer_suite_passes_at_what_comes_after_1_1() {
+    passes_at("dev", false).await;
+}
+
+#[tokio::test]
+async fn the_newer_suite_passes_with_sparse_manifests_where_they_are_allowed() {
+    passes_at("dev", true).await;
+}
+
+async fn passes_at(version: &str, sparse: bool) {
+    let Some(suite) = tool::go("conformance") else { return };
+    // The suite's layers that may not be distributed lie elsewhere, which distribution refuses unless told otherwise.
+    let manifests = json!({ "urls": { "allow": ["^https://"] } });
+    let settings = json!({ "validation": { "disabled": sparse, "manifests": manifests } });
+    let registry = TestRegistry::with(settings).await;
+    let somewhere = registry.workstation();
+    let mut command = somewhere.command(&suite);
+    command.envs([
+        ("OCI_REGISTRY", &*registry.host()),
+        ("OCI_TLS", "disabled"),
+        ("OCI_REPO1", "conformance/newer"),
+        ("OCI_REPO2", "conformance/other"),
+        ("OCI_VERSION", version),
+        ("OCI_DATA_SPARSE", if sparse { "true" } else { "false" }),
+        ("OCI_RESULTS_DIR", "results"),
+        ("OCI_LOG", "warn"),
+    ]);
+    somewhere.finish(command).await;
+    let skipped = tests_with("<skipped", &somewhere.home().join("results/junit.xml"));
+    assert_eq!(skipped, BTreeSet::new());
+}
+
+/// The names of the tests in a JUnit report that hold `element`.
+fn tests_with(element: &str, report: &Path) -> BTreeSet<String> {
+    let report = std::fs::read_to_string(report).expect("the suite leaves a report");
+    let tests = report.split("<testcase ").skip(1).filter(|test| test.contains(element));
+    tests.filter_map(|test| Some(test.split_once("name=\"")?.1.split_once('"')?.0.to_owned())).collect()
+}

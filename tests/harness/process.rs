@@ -1,0 +1,86 @@
+//! A program that serves: started, waited for until it says so, and killed in the end.
+
+use std::{
+    io::{BufRead, BufReader, pipe},
+    os::unix::process::CommandExt,
+    process::{Child, Command},
+    sync::{Arc, Mutex, PoisonError},
+    thread,
+    time::Duration,
+};
+
+use rustix::process::{Pid, Signal, kill_process, kill_process_group};
+use tokio::{sync::oneshot, time::timeout};
+
+/// How long a program may take to start, or to stop. It takes milliseconds, but the machine may be busy.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+/// A running program and all that it starts: a process group, killed when dropped.
+pub(crate) struct Process {
+    child: Option<Child>,
+    log: Arc<Mutex<Vec<String>>>,
+}
+
+impl Process {
+    /// Starts a program, and waits for the line of its output in which `ready` finds something.
+    pub(crate) async fn start<T: Send + 'static>(
+        mut command: Command,
+        ready: impl Fn(&str) -> Option<T> + Send + 'static,
+    ) -> (Self, T) {
+        let (output, input) = pipe().expect("a pipe can be made");
+        let (found, finding) = oneshot::channel();
+        let child = command
+            .stdout(input.try_clone().expect("a pipe can be shared"))
+            .stderr(input)
+            .process_group(0)
+            .spawn()
+            .unwrap_or_else(|error| panic!("{command:?} does not start: {error}"));
+        let process = Self { child: Some(child), log: Arc::default() };
+        drop(command); // It holds the pipe open, whose end tells that the program has ended.
+
+        let log = Arc::clone(&process.log);
+        thread::spawn(move || {
+            let mut found = Some(found);
+            for line in BufReader::new(output).lines().map_while(Result::ok) {
+                if let Some(finding) = found.as_ref().and_then(|_| ready(&line))
+                    && let Some(found) = found.take()
+                {
+                    let _ = found.send(finding); // Nobody listens any longer once the test has given up.
+                }
+                log.lock().unwrap_or_else(PoisonError::into_inner).push(line);
+            }
+        });
+        match timeout(PATIENCE, finding).await {
+            Ok(Ok(finding)) => (process, finding),
+            Ok(Err(_)) => panic!("the program ended before it was ready"),
+            Err(_) => panic!("the program does not get ready"),
+        }
+    }
+
+    /// Asks the program to stop, and returns once it has.
+    pub(crate) async fn stop(mut self) {
+        let mut child = self.child.take().expect("a program is stopped once");
+        kill_process(Pid::from_child(&child), Signal::TERM).expect("the program runs");
+        let wait = tokio::task::spawn_blocking(move || child.wait());
+        let status = timeout(PATIENCE, wait).await.expect("the program stops").unwrap().unwrap();
+        assert!(status.success(), "the program stopped with {status}");
+    }
+
+    /// Ends the program and all that it started, as a power cut would.
+    pub(crate) fn kill(&mut self) {
+        if let Some(mut child) = self.child.take() {
+            let _ = kill_process_group(Pid::from_child(&child), Signal::KILL); // It may have ended by itself.
+            let _ = child.wait();
+        }
+    }
+}
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        self.kill();
+        if thread::panicking() {
+            let log = self.log.lock().unwrap_or_else(PoisonError::into_inner);
+            eprintln!("the program's last lines:\n{}", log[log.len().saturating_sub(60)..].join("\n"));
+        }
+    }
+}

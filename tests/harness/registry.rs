@@ -1,0 +1,133 @@
+//! A server of the test's own: its folder, its process, and where it listens.
+
+use std::{
+    net::SocketAddr,
+    path::{Path, PathBuf},
+    process::Command,
+    sync::Arc,
+};
+
+use serde_json::{Value, json};
+use tempfile::TempDir;
+
+use super::{User, Workstation, process::Process, wire::Wire};
+
+/// A registry that serves a folder of its own on a free port, until it is dropped.
+pub(crate) struct TestRegistry {
+    program: PathBuf,
+    settings: Value,
+    folder: Arc<TempDir>,
+    server: Process,
+    address: SocketAddr,
+}
+
+impl TestRegistry {
+    /// Starts a registry that keeps its content in a new folder, and lets everybody do everything.
+    pub(crate) async fn start() -> Self {
+        Self::with(json!({})).await
+    }
+
+    /// Starts a registry whose configuration is that of [`start`](Self::start) with `settings` laid over it.
+    pub(crate) async fn with(settings: Value) -> Self {
+        Self::of(wharf(), settings, new_folder()).await
+    }
+
+    /// Starts another registry program, one that takes the same configuration, on the folder of this registry.
+    pub(crate) async fn served_by(&self, program: &Path) -> Self {
+        Self::of(program.to_owned(), json!({}), Arc::clone(&self.folder)).await
+    }
+
+    /// Starts a registry program that is not Wharf, on a folder of its own.
+    pub(crate) async fn foreign(program: &Path) -> Self {
+        Self::of(program.to_owned(), json!({}), new_folder()).await
+    }
+
+    /// Starts Wharf beside this registry, on the same folder.
+    pub(crate) async fn replica(&self) -> Self {
+        Self::of(wharf(), self.settings.clone(), Arc::clone(&self.folder)).await
+    }
+
+    /// Kills the server as a power cut would, and starts it again on what it left.
+    pub(crate) async fn restart(mut self) -> Self {
+        self.server.kill();
+        Self::of(self.program.clone(), self.settings.clone(), Arc::clone(&self.folder)).await
+    }
+
+    /// Asks the server to stop, and starts it again once it has.
+    pub(crate) async fn stop_and_start(self) -> Self {
+        self.server.stop().await;
+        Self::of(self.program, self.settings, self.folder).await
+    }
+
+    async fn of(program: PathBuf, settings: Value, folder: Arc<TempDir>) -> Self {
+        let mut configuration = json!({
+            "version": 0.1,
+            "http": { "addr": "127.0.0.1:0" },
+            "storage": {
+                "filesystem": { "rootdirectory": folder.path().join("data") },
+                "delete": { "enabled": true },
+            },
+        });
+        overlay(&mut configuration, &settings);
+        // Each server has its own file: a replica starts while another reads its own.
+        let file = tempfile::Builder::new().suffix(".yml").tempfile_in(folder.path()).unwrap();
+        serde_json::to_writer_pretty(&file, &configuration).unwrap();
+        let mut command = Command::new(&program);
+        command.arg("serve").arg(file.into_temp_path().keep().unwrap());
+        command.env("OTEL_TRACES_EXPORTER", "none"); // distribution 3 looks for a collector otherwise
+        let (server, address) = Process::start(command, address_in).await;
+        Self { program, settings, folder, server, address }
+    }
+
+    /// `HOST:PORT`, as it stands in the name of an image.
+    pub(crate) fn host(&self) -> String {
+        self.address.to_string()
+    }
+
+    /// Someone who talks to the registry without a program between them.
+    pub(crate) fn user(&self, name: &str) -> User {
+        User::new(name, self.address)
+    }
+
+    /// A wire to the registry, on which one can see what is asked.
+    pub(crate) async fn wire(&self) -> Wire {
+        Wire::to(self.address).await
+    }
+
+    /// Someone's machine, whose programs know the registry.
+    pub(crate) fn workstation(&self) -> Workstation {
+        Workstation::new(&self.host())
+    }
+}
+
+/// The server that is tested.
+fn wharf() -> PathBuf {
+    PathBuf::from(env!("CARGO_BIN_EXE_wharf"))
+}
+
+fn new_folder() -> Arc<TempDir> {
+    Arc::new(
+        tempfile::Builder::new().prefix("wharf-test-").tempdir().expect("a temporary folder can be made"),
+    )
+}
+
+/// Lays `over` on `base`, map by map.
+fn overlay(base: &mut Value, over: &Value) {
+    match (base, over) {
+        (Value::Object(base), Value::Object(over)) => {
+            for (key, value) in over {
+                overlay(base.entry(key).or_insert(Value::Null), value);
+            }
+        }
+        (base, over) => *base = over.clone(),
+    }
+}
+
+/// Finds the address in the line that tells it, as Wharf and distribution write it.
+fn address_in(line: &str) -> Option<SocketAddr> {
+    if !line.contains("listening") {
+        return None;
+    }
+    let words = line.split(|c: char| c != '.' && c != ':' && !c.is_ascii_digit());
+    words.filter_map(|word| word.parse().ok()).next()
+}
