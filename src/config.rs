@@ -538,6 +538,8 @@ pub enum IndexChildren {
     AllMustExist,
     /// None: sparse indexes are accepted.
     MayBeMissing,
+    /// None, and an image's blobs may be missing too: nothing is looked up.
+    NothingMustExist,
     /// Those for these platforms.
     MustExistFor(Vec<Platform>),
 }

@@ -109,6 +109,7 @@ fn api_options(config: &Config) -> ApiOptions {
         missing_references: match config.validation.indexes {
             IndexChildren::AllMustExist | IndexChildren::MustExistFor(_) => MissingReferences::Refuse,
             IndexChildren::MayBeMissing => MissingReferences::AllowChildren,
+            IndexChildren::NothingMustExist => MissingReferences::AllowAll,
         },
         foreign_urls: config.validation.urls.clone(),
         catalog_pages: PageSizes { default: CATALOG_PAGE.min(most), most },

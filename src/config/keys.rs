@@ -542,7 +542,7 @@ impl Validation {
         let disabled = validation.get(
             "disabled",
             false,
-            "Accepts descriptors with any `urls`, and indexes whose manifests are missing.",
+            "Accepts descriptors with any `urls`, and manifests whose blobs or children are missing.",
         );
         validation.ignored("enabled", "it is on unless \"validation.disabled\" is true");
         validation.section("manifests", |manifests| {
@@ -586,7 +586,7 @@ impl Validation {
                     ForeignUrls::Matching { allow, deny }
                 },
                 indexes: match platforms {
-                    _ if disabled => IndexChildren::MayBeMissing,
+                    _ if disabled => IndexChildren::NothingMustExist,
                     Platforms::All => IndexChildren::AllMustExist,
                     Platforms::None => IndexChildren::MayBeMissing,
                     Platforms::List => IndexChildren::MustExistFor(list),
