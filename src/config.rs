@@ -21,6 +21,7 @@ use std::time::Duration;
 
 use http::{HeaderMap, Uri};
 use regex::Regex;
+use storage::MissingReferences;
 
 pub use document::Origin;
 pub use problem::{Problem, Problems};
@@ -490,67 +491,36 @@ pub struct Validation {
     pub manifest_bytes: NonZeroUsize,
     /// Which descriptors may say that their content lies elsewhere.
     pub urls: ForeignUrls,
-    /// Which manifests that an index lists must be there before it.
-    pub indexes: IndexChildren,
+    /// Which content that a manifest refers to must be there before it.
+    pub missing_references: MissingReferences,
 }
 
 impl Default for Validation {
     fn default() -> Self {
         Self {
             manifest_bytes: size(4 * MIB),
-            urls: ForeignUrls::Refused,
-            indexes: IndexChildren::AllMustExist,
+            urls: ForeignUrls::default(),
+            missing_references: MissingReferences::Refuse,
         }
     }
 }
 
-/// Which descriptors may say, by `urls`, that their content lies elsewhere.
-#[derive(Clone, Debug)]
-pub enum ForeignUrls {
-    /// None.
-    Refused,
-    /// Those whose every URL matches one of `allow`, or anything if that is empty, and none of `deny`.
-    Matching {
-        /// Patterns of which one must match, unless there is none.
-        allow: Vec<Regex>,
-        /// Patterns of which none may match.
-        deny: Vec<Regex>,
-    },
+/// Which descriptors may say, by `urls`, that their content lies elsewhere: those whose every URL matches one of `allow`, or
+/// anything if that is empty, and none of `deny`.
+#[derive(Clone, Debug, Default)]
+pub struct ForeignUrls {
+    /// Patterns of which one must match, unless there is none.
+    pub allow: Vec<Regex>,
+    /// Patterns of which none may match.
+    pub deny: Vec<Regex>,
 }
 
 impl ForeignUrls {
     /// Tells whether a descriptor may name this URL.
     pub fn accept(&self, url: &str) -> bool {
-        match self {
-            Self::Refused => false,
-            Self::Matching { allow, deny } => {
-                (allow.is_empty() || allow.iter().any(|pattern| pattern.is_match(url)))
-                    && !deny.iter().any(|pattern| pattern.is_match(url))
-            }
-        }
+        (self.allow.is_empty() || self.allow.iter().any(|pattern| pattern.is_match(url)))
+            && !self.deny.iter().any(|pattern| pattern.is_match(url))
     }
-}
-
-/// Which manifests that an index lists must be there before it.
-#[derive(Clone, Debug, Eq, PartialEq)]
-pub enum IndexChildren {
-    /// All.
-    AllMustExist,
-    /// None: sparse indexes are accepted.
-    MayBeMissing,
-    /// None, and an image's blobs may be missing too: nothing is looked up.
-    NothingMustExist,
-    /// Those for these platforms.
-    MustExistFor(Vec<Platform>),
-}
-
-/// What an image is built for.
-#[derive(Clone, Debug, Eq, PartialEq)]
-pub struct Platform {
-    /// As in `amd64`.
-    pub architecture: String,
-    /// As in `linux`.
-    pub os: String,
 }
 
 /// The list of repositories.

@@ -17,9 +17,7 @@ pub fn init(log: &Log) {
         LogLevel::Info => Level::INFO,
         LogLevel::Debug => Level::DEBUG,
     };
-    let mut targets = Targets::new()
-        .with_default(Level::WARN.min(level))
-        .with_target("wharf", level);
+    let mut targets = Targets::new().with_default(Level::WARN.min(level)).with_target("wharf", level);
     if log.access {
         targets = targets.with_target("access", Level::INFO);
     }

@@ -2,6 +2,8 @@
 
 pub mod state;
 
+use std::time::Duration;
+
 use auth::Identity;
 use axum::body::Body;
 use axum::http::request::Parts;
@@ -11,6 +13,7 @@ use http_body::Body as _;
 use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
 use storage::backend::{BackendError, Fault};
 use storage::{Algorithm, Digest, FinishError, ReceiveError, RepositoryName, Upload, UploadId};
+use tokio::time::Instant;
 
 use crate::access::PushAccess;
 use crate::api::endpoint::Endpoint;
@@ -18,6 +21,12 @@ use crate::api::error::{ApiError, UPLOAD_UUID, UploadEnd};
 use crate::api::location::Base;
 use crate::api::query::Query;
 use crate::api::{Api, created};
+
+/// How long a request waits for the one that still holds its upload: a client that was cut off is often back before the server has
+/// noticed, and must neither be refused nor be told an end that is about to move.
+const TAKE_OVER: Duration = Duration::from_secs(1);
+/// How often it looks meanwhile.
+const LOOK_AGAIN: Duration = Duration::from_millis(20);
 
 /// One upload under way, and the permit to go on with it.
 pub(super) struct Target {
@@ -165,10 +174,16 @@ impl Target {
 
     /// Opens the upload for writing.
     async fn open(&self) -> Result<Upload, ApiError> {
-        match self.access.resume_upload(self.id).await {
-            Ok(Some(upload)) => Ok(upload),
-            Ok(None) => Err(ApiError::UploadUnknown),
-            Err(error) => Err(self.failure(error).await),
+        let deadline = Instant::now() + TAKE_OVER;
+        loop {
+            match self.access.resume_upload(self.id).await {
+                Ok(Some(upload)) => return Ok(upload),
+                Ok(None) => return Err(ApiError::UploadUnknown),
+                Err(error) if error.fault == Fault::Busy && Instant::now() < deadline => {
+                    tokio::time::sleep(LOOK_AGAIN).await;
+                }
+                Err(error) => return Err(self.failure(error).await),
+            }
         }
     }
 
@@ -247,8 +262,14 @@ impl Target {
 
     /// Where the upload ends now.
     async fn end(&self) -> Result<UploadEnd, ApiError> {
-        let status = self.access.upload(self.id).await?.ok_or(ApiError::UploadUnknown)?;
-        Ok(self.end_at(status.checkpoint.offset()))
+        let deadline = Instant::now() + TAKE_OVER;
+        loop {
+            let status = self.access.upload(self.id).await?.ok_or(ApiError::UploadUnknown)?;
+            if !status.busy || Instant::now() >= deadline {
+                return Ok(self.end_at(status.checkpoint.offset()));
+            }
+            tokio::time::sleep(LOOK_AGAIN).await;
+        }
     }
 
     fn end_at(&self, size_bytes: u64) -> UploadEnd {

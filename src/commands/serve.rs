@@ -9,7 +9,7 @@ use auth::Everyone;
 use storage::backend::Backend;
 use storage::backend::bucket::Bucket;
 use storage::backend::volume::{Access, Durability, Volume, VolumeOptions};
-use storage::{MissingReferences, Registry, RegistryOptions};
+use storage::{Registry, RegistryOptions};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::task::JoinSet;
 
@@ -18,7 +18,7 @@ use crate::api::location::Urls;
 use crate::api::page::PageSizes;
 use crate::api::uploads::state::StateKey;
 use crate::api::{Api, ApiOptions};
-use crate::config::{self, Config, IndexChildren, Mode, PurgeAction, Purging};
+use crate::config::{self, Config, Mode, PurgeAction, Purging};
 use crate::health::Readiness;
 use crate::server::Server;
 
@@ -44,7 +44,7 @@ pub async fn serve(config: Config) -> anyhow::Result<()> {
     }
 
     for url in server.urls() {
-        tracing::info!(%url, "listening");
+        tracing::info!("listening on {url}");
     }
     if io::stderr().is_terminal() {
         greet(&server, &config)?;
@@ -106,11 +106,7 @@ fn api_options(config: &Config) -> ApiOptions {
         mode: config.storage.mode,
         deletion: config.storage.deletion,
         manifest_limit_bytes: config.validation.manifest_bytes.get(),
-        missing_references: match config.validation.indexes {
-            IndexChildren::AllMustExist | IndexChildren::MustExistFor(_) => MissingReferences::Refuse,
-            IndexChildren::MayBeMissing => MissingReferences::AllowChildren,
-            IndexChildren::NothingMustExist => MissingReferences::AllowAll,
-        },
+        missing_references: config.validation.missing_references,
         foreign_urls: config.validation.urls.clone(),
         catalog_pages: PageSizes { default: CATALOG_PAGE.min(most), most },
         tag_pages: PageSizes { default: tags, most: tags },

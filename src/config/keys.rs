@@ -7,14 +7,15 @@ use std::time::Duration;
 use http::{HeaderName, HeaderValue, Uri};
 use regex::Regex;
 
+use storage::MissingReferences;
+
 use super::document::Node;
 use super::section::Section;
 use super::value::{Choice, NonZeroSize, Size, Suite, UrlPath};
 use super::{
     Address, Auth, Backend, Caches, Catalog, ClientCertificates, Concurrency, Config, Deletion, ForeignUrls,
-    Health, Http, IndexChildren, Limits, Listener, Locations, Log, Management, Mode, Platform, PurgeAction,
-    Purging, Redirects, Storage, StorageCheck, Sync, Tags, Tls, TlsVersion, Tracing, Uploads, Validation,
-    Volume,
+    Health, Http, Limits, Listener, Locations, Log, Management, Mode, PurgeAction, Purging, Redirects,
+    Storage, StorageCheck, Sync, Tags, Tls, TlsVersion, Tracing, Uploads, Validation, Volume,
 };
 
 impl Config {
@@ -533,16 +534,14 @@ impl Validation {
         enum Platforms {
             All,
             None,
-            List,
         }
         impl Choice for Platforms {
-            const WORDS: &'static [(&'static str, Self)] =
-                &[("all", Self::All), ("none", Self::None), ("list", Self::List)];
+            const WORDS: &'static [(&'static str, Self)] = &[("all", Self::All), ("none", Self::None)];
         }
         let disabled = validation.get(
             "disabled",
             false,
-            "Accepts descriptors with any `urls`, and manifests whose blobs or children are missing.",
+            "Accepts manifests whose layers or manifests are missing, and descriptors with any `urls`.",
         );
         validation.ignored("enabled", "it is on unless \"validation.disabled\" is true");
         validation.section("manifests", |manifests| {
@@ -555,41 +554,26 @@ impl Validation {
                 (
                     urls.list(
                         "allow",
-                        "Patterns of which a descriptor's `urls` must match one. If `allow` and `deny` are empty, no descriptor may have any.",
+                        "Patterns of which a descriptor's `urls` must match one. If `allow` and `deny` are empty, any may stand there; distribution then accepts none.",
                     ),
                     urls.list("deny", "Patterns of which they may match none."),
                 )
             });
-            let (platforms, list) = manifests.section("indexes", |indexes| {
-                let platforms = indexes.get(
+            let platforms = manifests.section("indexes", |indexes| {
+                indexes.refused("platformlist", "Wharf asks for all manifests of an index, or for none");
+                indexes.get(
                     "platforms",
                     Platforms::All,
-                    "Which of the manifests in an index must be there before it: all, none (sparse indexes), or those of `platformlist`.",
-                );
-                let list = indexes.sections("platformlist", |platform| Platform {
-                    architecture: platform.get("architecture", String::new(), "As in `amd64`."),
-                    os: platform.get("os", String::new(), "As in `linux`."),
-                });
-                if platforms == Platforms::List && list.is_empty() {
-                    let what = "it is empty; name at least one \"{architecture: amd64, os: linux}\"";
-                    indexes.problem("platformlist", what.to_owned());
-                }
-                (platforms, list)
+                    "Which of the manifests in an index must be there before it: all, or none (sparse indexes).",
+                )
             });
             Self {
                 manifest_bytes,
-                urls: if allow.is_empty() && deny.is_empty() && !disabled {
-                    ForeignUrls::Refused
-                } else if disabled {
-                    ForeignUrls::Matching { allow: Vec::new(), deny: Vec::new() }
-                } else {
-                    ForeignUrls::Matching { allow, deny }
-                },
-                indexes: match platforms {
-                    _ if disabled => IndexChildren::NothingMustExist,
-                    Platforms::All => IndexChildren::AllMustExist,
-                    Platforms::None => IndexChildren::MayBeMissing,
-                    Platforms::List => IndexChildren::MustExistFor(list),
+                urls: if disabled { ForeignUrls::default() } else { ForeignUrls { allow, deny } },
+                missing_references: match platforms {
+                    _ if disabled => MissingReferences::AllowAll,
+                    Platforms::All => MissingReferences::Refuse,
+                    Platforms::None => MissingReferences::AllowChildren,
                 },
             }
         })

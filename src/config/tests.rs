@@ -102,7 +102,7 @@ storage:
   maintenance: {readonly: {enabled: true}, uploadpurging: {age: 1h, interval: 10m, dryrun: true}}
   cache: {manifestbytes: 1MiB, tagttl: 0}
 validation:
-  manifests: {urls: {deny: ['^http:']}, indexes: {platforms: list, platformlist: [{architecture: arm64, os: linux}]}}
+  manifests: {urls: {deny: ['^http:']}, indexes: {platforms: none}}
 catalog: {maxentries: 5}
 log: {level: warn, formatter: logstash, fields: {zone: 7}, accesslog: {disabled: true}}
 health: {storagedriver: {enabled: false}}
@@ -155,8 +155,7 @@ tracing: {otlp: {endpoint: 'http://collector:4318'}}
         assert!(
             config.validation.urls.accept("https://anywhere") && !config.validation.urls.accept("http://x")
         );
-        let arm = Platform { architecture: "arm64".to_owned(), os: "linux".to_owned() };
-        assert_eq!(config.validation.indexes, IndexChildren::MustExistFor(vec![arm]));
+        assert_eq!(config.validation.missing_references, storage::MissingReferences::AllowChildren);
         assert_eq!(config.catalog.max_entries.get(), 5);
         assert_eq!((config.log.level, config.log.format), (LogLevel::Warn, LogFormat::Json));
         assert_eq!(config.log.fields["zone"], "7");
@@ -483,11 +482,11 @@ fn secrets_do_not_print() {
 #[test]
 fn a_url_must_be_allowed_and_not_denied() {
     let pattern = |text: &str| vec![Regex::new(text).unwrap()];
-    let urls = ForeignUrls::Matching { allow: pattern("^https://ours/"), deny: pattern("/secret/") };
+    let urls = ForeignUrls { allow: pattern("^https://ours/"), deny: pattern("/secret/") };
     assert!(urls.accept("https://ours/layer"));
     assert!(!urls.accept("https://ours/secret/layer"));
     assert!(!urls.accept("https://theirs/layer"));
-    assert!(!ForeignUrls::Refused.accept("https://ours/layer"));
+    assert!(ForeignUrls::default().accept("https://theirs/layer"));
 }
 
 proptest! {

@@ -257,6 +257,7 @@ fn spares() -> std::sync::MutexGuard<'static, Vec<Vec<u8>>> {
 #[cfg(test)]
 mod tests {
     use std::io::Write;
+    use std::time::Duration;
 
     use http_body_util::{BodyExt, Either, Full};
     use hyper::service::service_fn;
@@ -268,7 +269,6 @@ mod tests {
 
     use super::*;
     use crate::server::sendfile::SendfileSocket;
-    use std::time::Duration;
 
     use crate::server::socket::{Socket, Stream};
 
@@ -286,7 +286,8 @@ mod tests {
         let client = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
         let (server, _) = listener.accept().await.unwrap();
         let queue = SendfileQueue::default();
-        let socket = SendfileSocket::new(Socket::new(Stream::Tcp(server), Duration::from_secs(30)), queue.clone());
+        let socket =
+            SendfileSocket::new(Socket::new(Stream::Tcp(server), Duration::from_secs(30)), queue.clone());
         let file = Arc::clone(file);
         let service = service_fn(move |request: Request<hyper::body::Incoming>| {
             let path = &request.uri().path()[1..];
@@ -442,7 +443,8 @@ mod tests {
         let mut client = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
         let (server, _) = listener.accept().await.unwrap();
         let queue = SendfileQueue::default();
-        let socket = SendfileSocket::new(Socket::new(Stream::Tcp(server), Duration::from_secs(30)), queue.clone());
+        let socket =
+            SendfileSocket::new(Socket::new(Stream::Tcp(server), Duration::from_secs(30)), queue.clone());
         let service = service_fn(move |_: Request<hyper::body::Incoming>| {
             let text =
                 |text: &'static str| Full::new(Bytes::from(text)).map_err(|never| match never {}).boxed();

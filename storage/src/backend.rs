@@ -154,6 +154,8 @@ pub struct UploadStatus {
     pub checkpoint: HashState,
     /// When something was last written to it, by the store's clock.
     pub touched: SystemTime,
+    /// Whether somebody is writing to it, as far as the store can tell: the checkpoint is about to move.
+    pub busy: bool,
 }
 
 /// What went wrong in a backend: where, and of which kind.

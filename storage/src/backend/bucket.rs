@@ -164,7 +164,8 @@ impl Backend for Bucket {
     }
 
     async fn upload(&self, upload: &UploadKey) -> Result<Option<UploadStatus>, BackendError> {
-        Ok(Session::read(self, upload).await?.map(Session::into_status))
+        let busy = self.writers.has(upload);
+        Ok(Session::read(self, upload).await?.map(|session| session.into_status(busy)))
     }
 
     async fn stage(&self, upload: &UploadKey) -> Result<Option<Box<dyn Stage>>, BackendError> {
@@ -230,6 +231,10 @@ impl Writers {
     fn enter(&self, upload: &UploadKey) -> Option<OnlyWriter> {
         let entered = self.0.lock().unwrap_or_else(PoisonError::into_inner).insert(upload.clone());
         entered.then(|| OnlyWriter { writers: self.clone(), upload: upload.clone() })
+    }
+
+    fn has(&self, upload: &UploadKey) -> bool {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).contains(upload)
     }
 }
 

@@ -134,8 +134,8 @@ impl Session {
         }))
     }
 
-    pub(super) fn into_status(self) -> UploadStatus {
-        UploadStatus { checkpoint: self.state, touched: self.touched }
+    pub(super) fn into_status(self, busy: bool) -> UploadStatus {
+        UploadStatus { checkpoint: self.state, touched: self.touched, busy }
     }
 
     fn encode(&self) -> PutPayload {

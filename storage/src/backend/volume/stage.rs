@@ -3,7 +3,7 @@
 //! Whoever writes holds a lock on the file (`flock`), so that a second writer, in this process or another one, is refused. The lock goes
 //! with the file handle: a killed server leaves none behind.
 
-use std::fs::{self, File, OpenOptions};
+use std::fs::{self, File, OpenOptions, TryLockError};
 use std::io::{self, IoSlice};
 use std::os::unix::fs::MetadataExt;
 use std::path::PathBuf;
@@ -59,11 +59,14 @@ pub(super) fn status(files: &Files, upload: &UploadKey) -> io::Result<Option<Upl
     };
     let mut touched = started.modified()?;
     let mut size = 0;
+    let mut busy = false;
     if let Some((data, length)) = files::open(&files.path(layout::upload_data(upload).as_str()))? {
         touched = touched.max(data.metadata()?.modified()?);
         size = length;
+        // Let go of at once, when `data` goes.
+        busy = matches!(data.try_lock_shared(), Err(TryLockError::WouldBlock));
     }
-    Ok(Some(UploadStatus { checkpoint: last_checkpoint(files, upload, size)?, touched }))
+    Ok(Some(UploadStatus { checkpoint: last_checkpoint(files, upload, size)?, touched, busy }))
 }
 
 /// The furthest hash state that the data reaches.
