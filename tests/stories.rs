@@ -1,5 +1,4 @@
-//! What people live through.
+//! What people live through, told without the programs they use.
 
 mod configuration;
-mod restarts;
 mod uploads;

@@ -57,13 +57,15 @@ impl Process {
         }
     }
 
-    /// Asks the program to stop, and returns once it has.
-    pub(crate) async fn stop(mut self) {
+    /// Asks the program to stop, and returns once it has, with all that it wrote.
+    pub(crate) async fn stop(mut self) -> String {
         let mut child = self.child.take().expect("a program is stopped once");
         kill_process(Pid::from_child(&child), Signal::TERM).expect("the program runs");
         let wait = tokio::task::spawn_blocking(move || child.wait());
         let status = timeout(PATIENCE, wait).await.expect("the program stops").unwrap().unwrap();
-        assert!(status.success(), "the program stopped with {status}");
+        let log = self.log.lock().unwrap_or_else(PoisonError::into_inner).join("\n");
+        assert!(status.success(), "the program stopped with {status}:\n{log}");
+        log
     }
 
     /// Ends the program and all that it started, as a power cut would.

@@ -1,6 +1,7 @@
 //! People who talk to the registry themselves: they push, pull and hang up, and know the HTTP so that a story need not.
 
 use std::{
+    error::Error,
     net::SocketAddr,
     sync::{Mutex, PoisonError},
 };
@@ -17,10 +18,6 @@ use tokio::{
 };
 
 use super::{Image, Layer};
-
-/// What clients accept: every kind of manifest.
-const MANIFEST_TYPES: &str = "application/vnd.oci.image.manifest.v1+json, application/vnd.oci.image.index.v1+json, \
-    application/vnd.docker.distribution.manifest.v2+json, application/vnd.docker.distribution.manifest.list.v2+json";
 
 /// Someone at the registry. Each request has a connection of its own.
 #[derive(Clone, Debug)]
@@ -58,10 +55,22 @@ impl User {
         headers: &[(&str, &str)],
         body: Bytes,
     ) -> Answer {
-        let connection = TcpStream::connect(self.address).await.expect("the registry takes connections");
-        let (mut sender, connection) = http1::handshake(TokioIo::new(connection)).await.unwrap();
+        let answer = self.try_ask(&method, path, headers, body).await;
+        answer.unwrap_or_else(|error| panic!("{method} {path}: {error}"))
+    }
+
+    /// Sends one request to a registry that may go away at any time.
+    async fn try_ask(
+        &self,
+        method: &Method,
+        path: &str,
+        headers: &[(&str, &str)],
+        body: Bytes,
+    ) -> Result<Answer, Box<dyn Error + Send + Sync>> {
+        let connection = TcpStream::connect(self.address).await?;
+        let (mut sender, connection) = http1::handshake(TokioIo::new(connection)).await?;
         let mut request = Request::builder()
-            .method(&method)
+            .method(method)
             .uri(path)
             .header(header::HOST, self.address.to_string())
             .header(header::USER_AGENT, format!("wharf-tests ({})", self.name));
@@ -78,12 +87,11 @@ impl User {
             let _ = connection.await; // What goes wrong with it, the exchange reports.
             std::future::pending().await
         };
-        let result = tokio::select! {
-            result = exchange => result,
+        let (head, body) = tokio::select! {
+            result = exchange => result?,
             () = connection => unreachable!("it waits for ever"),
         };
-        let (head, body) = result.unwrap_or_else(|error| panic!("{method} {path}: {error}"));
-        Answer { status: head.status, headers: head.headers, body, request: format!("{method} {path}") }
+        Ok(Answer { status: head.status, headers: head.headers, body, request: format!("{method} {path}") })
     }
 
     /// Asks for something that needs no body.
@@ -112,6 +120,31 @@ impl User {
         self.ask(Method::PUT, &path, &content_type, image.manifest.clone()).await.expect(StatusCode::CREATED);
     }
 
+    /// Pushes an image to a registry that may go away at any time, and tells whether all of it was acknowledged.
+    pub(crate) async fn try_push(&self, repository: &str, tag: &str, image: &Image) -> bool {
+        let blobs = image.layers.iter().map(Layer::bytes).chain([image.config.clone()]);
+        let octets = [("content-type", "application/octet-stream")];
+        for blob in blobs {
+            let digest = Digest::of(storage::Algorithm::Sha256, &blob);
+            let path = format!("/v2/{repository}/blobs/uploads/?digest={digest}");
+            match self.try_ask(&Method::POST, &path, &octets, blob).await {
+                Ok(answer) => drop(answer.expect(StatusCode::CREATED)),
+                Err(_) => return false,
+            }
+        }
+        let path = format!("/v2/{repository}/manifests/{tag}");
+        let content_type = [("content-type", Image::MEDIA_TYPE)];
+        match self.try_ask(&Method::PUT, &path, &content_type, image.manifest.clone()).await {
+            Ok(answer) => answer.expect(StatusCode::CREATED).status.is_success(),
+            Err(_) => false,
+        }
+    }
+
+    /// Gives up an upload.
+    pub(crate) async fn cancel(&self, upload: &Upload) -> Answer {
+        self.delete(&upload.location()).await
+    }
+
     /// Pushes a blob with one request after the one that begins.
     pub(crate) async fn push_blob(&self, repository: &str, content: Bytes) -> Digest {
         let digest = Digest::of(storage::Algorithm::Sha256, &content);
@@ -129,14 +162,27 @@ impl User {
     /// Pulls an image's manifest that must be there, by tag or digest.
     pub(crate) async fn pull_manifest(&self, repository: &str, reference: &str) -> Bytes {
         let path = format!("/v2/{repository}/manifests/{reference}");
-        let accept = [("accept", MANIFEST_TYPES)];
-        self.ask(Method::GET, &path, &accept, Bytes::new()).await.expect(StatusCode::OK).body
+        // Distribution converts, or refuses, what is not named here.
+        let accepted = storage::MediaType::ALL.map(|media_type| ("accept", media_type.as_str()));
+        self.ask(Method::GET, &path, &accepted, Bytes::new()).await.expect(StatusCode::OK).body
     }
 
     /// The names of a repository's tags.
     pub(crate) async fn tags(&self, repository: &str) -> Vec<String> {
         let answer = self.get(&format!("/v2/{repository}/tags/list")).await.expect(StatusCode::OK);
         serde_json::from_value(answer.json()["tags"].take()).expect("tags are a list of strings")
+    }
+
+    /// The names of all tags of a repository that has more than fit on a page.
+    pub(crate) async fn all_tags(&self, repository: &str) -> Vec<String> {
+        let mut path = format!("/v2/{repository}/tags/list?n=1000");
+        let mut tags: Vec<String> = Vec::new();
+        loop {
+            let answer = self.get(&path).await.expect(StatusCode::OK);
+            tags.extend(serde_json::from_value::<Vec<String>>(answer.json()["tags"].take()).unwrap());
+            let Some(link) = answer.header("link") else { return tags };
+            path = link.split(['<', '>']).nth(1).expect("a link has a target").to_owned();
+        }
     }
 
     /// Begins an upload.
@@ -164,11 +210,10 @@ impl User {
         );
         connection.write_all(head.as_bytes()).await.unwrap();
         connection.write_all(&bytes).await.unwrap();
-        // What was sent arrives; then the connection ends in the middle of the body, and the registry closes its side
-        // once it has dealt with that.
+        // What was sent arrives; then the connection ends in the middle of the body.
         connection.shutdown().await.unwrap();
-        let mut answer = Vec::new();
-        let _ = connection.read_to_end(&mut answer).await; // It may as well be reset.
+        // Until the registry has noticed: it must not be asked for the end before it has begun.
+        let _ = connection.read_to_end(&mut Vec::new()).await;
     }
 
     /// Where an upload may be resumed: how many bytes are kept.
@@ -189,7 +234,8 @@ impl User {
         self.finish_with(upload, &digest, Bytes::new()).await
     }
 
-    async fn finish_with(&self, upload: &Upload, digest: &Digest, rest: Bytes) -> Answer {
+    /// Ends an upload with its last bytes.
+    pub(crate) async fn finish_with(&self, upload: &Upload, digest: &Digest, rest: Bytes) -> Answer {
         let location = upload.location();
         let separator = if location.contains('?') { '&' } else { '?' };
         let path = format!("{location}{separator}digest={digest}");

@@ -1,0 +1,106 @@
+//! A server that is killed at any instant keeps what it acknowledged, and shows nothing else.
+
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use hyper::StatusCode;
+use storage::Digest;
+
+use crate::harness::{Image, Layer, TestRegistry};
+
+/// How often the server is killed. CI's patience bounds it; `WHARF_TEST_KILLS` asks for more.
+const KILLS: usize = 40;
+
+#[tokio::test]
+async fn what_was_acknowledged_outlives_any_kill() {
+    let kills = std::env::var("WHARF_TEST_KILLS").ok().and_then(|kills| kills.parse().ok()).unwrap_or(KILLS);
+    let acknowledged: Arc<Mutex<Vec<(String, Image)>>> = Arc::default();
+    let mut registry = TestRegistry::start().await;
+    for kill in 0..kills {
+        let pushes: Vec<_> = (0..4)
+            .map(|pusher| {
+                let user = registry.user("alice");
+                let acknowledged = Arc::clone(&acknowledged);
+                tokio::spawn(async move {
+                    for number in 0.. {
+                        let image = Image::of(vec![Layer::random(3_000), Layer::random(200_000)]);
+                        let tag = format!("k{kill}-p{pusher}-n{number}");
+                        if !user.try_push("team/app", &tag, &image).await {
+                            return;
+                        }
+                        acknowledged.lock().unwrap().push((tag, image));
+                    }
+                })
+            })
+            .collect();
+        // Another instant each time: some within the first push, some in the tenth.
+        tokio::time::sleep(Duration::from_millis(1 + (kill as u64 * 37) % 90)).await;
+        registry = registry.restart().await;
+        for push in pushes {
+            push.await.unwrap();
+        }
+    }
+
+    let bob = registry.user("bob");
+    let acknowledged = std::mem::take(&mut *acknowledged.lock().unwrap());
+    assert!(
+        acknowledged.len() > kills / 4,
+        "too few pushes were acknowledged to tell: {}",
+        acknowledged.len()
+    );
+    let listed = bob.all_tags("team/app").await;
+    for (tag, image) in &acknowledged {
+        assert!(listed.binary_search(tag).is_ok(), "{tag} is listed");
+        assert_eq!(bob.pull_manifest("team/app", tag).await, image.manifest, "{tag}");
+        for layer in &image.layers {
+            assert_eq!(bob.pull("team/app", layer.digest()).await, *layer);
+        }
+    }
+    // What is listed beyond that was pushed whole, only its answer did not arrive.
+    for tag in &listed {
+        bob.pull_manifest("team/app", tag).await;
+    }
+    whole_blobs_only(&registry);
+    // And it goes on.
+    bob.push("team/app", "after", &Image::of(vec![Layer::random(1000)])).await;
+}
+
+#[tokio::test]
+async fn an_upload_that_was_cut_by_a_kill_is_carried_on_by_another_replica() {
+    let registry = TestRegistry::start().await;
+    let alice = registry.user("alice");
+    let layer = Layer::random(300_000);
+    let upload = alice.begin_upload("team/app").await;
+    alice.send(&upload, layer.first(100_000)).await;
+    let replica = registry.replica().await;
+    drop(registry);
+    let bob = replica.user("bob");
+    assert_eq!(bob.upload_end(&upload).await, 100_000);
+    bob.send(&upload, layer.from(100_000)).await;
+    bob.finish(&upload, layer.digest()).await.expect(StatusCode::CREATED);
+    assert_eq!(bob.pull("team/app", layer.digest()).await, layer);
+}
+
+#[tokio::test]
+async fn a_server_that_is_asked_to_stop_stops_and_says_so() {
+    let registry = TestRegistry::start().await;
+    registry.user("alice").push("team/app", "1", &Image::of(vec![Layer::random(1000)])).await;
+    let log = registry.stop().await;
+    assert!(log.contains("stopped"), "{log}");
+}
+
+/// Every file where a blob belongs has the digest that its place says.
+fn whole_blobs_only(registry: &TestRegistry) {
+    let blobs = registry.data().join("blobs/sha256");
+    let mut count = 0;
+    for prefix in std::fs::read_dir(blobs).unwrap() {
+        for blob in std::fs::read_dir(prefix.unwrap().path()).unwrap() {
+            let blob = blob.unwrap().path();
+            let Ok(content) = std::fs::read(blob.join("data")) else { continue };
+            let digest = Digest::of(storage::Algorithm::Sha256, &content);
+            assert_eq!(digest.hex().to_string(), blob.file_name().unwrap().to_str().unwrap());
+            count += 1;
+        }
+    }
+    assert!(count > 0, "there are blobs");
+}
