@@ -1,4 +1,5 @@
-//! What people live through, told without the programs they use.
+//! What people live through.
 
 mod configuration;
+mod restarts;
 mod uploads;

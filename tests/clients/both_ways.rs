@@ -62,7 +62,7 @@ async fn every_kind_is_there(first: &TestRegistry, second: &TestRegistry) {
         let manifest = here.pull_manifest("team/app", tag).await;
         assert_eq!(there.pull_manifest("team/app", tag).await, manifest);
         // skopeo checks every digest on the way.
-        bob.skopeo(format!("copy --all docker://{}/team/app:{tag} dir:{tag}", second.host())).await;
+        bob.skopeo(format!("copy --all docker://{}/team/app:{tag} dir:copy-of-{tag}", second.host())).await;
     }
     for tag in ["docker", "oci"] {
         assert_eq!(bob.run(&format!("{}/team/app:{tag}", second.host())).await, "hello");

@@ -19,9 +19,15 @@ impl Containers {
     /// Sets a machine up that knows `registry`, if this one has the programs and the rights.
     #[track_caller]
     pub(super) fn near(registry: &TestRegistry) -> Option<Self> {
+        Self::at(registry.workstation())
+    }
+
+    /// Sets `machine` up, if this one has the programs and the rights.
+    #[track_caller]
+    pub(super) fn at(machine: Workstation) -> Option<Self> {
         tool::debian("runc")?;
         let containers = Self {
-            machine: registry.workstation(),
+            machine,
             busybox: tool::debian("busybox")?,
             buildah: tool::debian("buildah")?,
             podman: tool::debian("podman")?,

@@ -26,8 +26,7 @@ impl Signer {
     async fn run(&self, line: &str) -> String {
         let line = line.replace("IMAGE", &self.image);
         let line = line
-            .replace("SIGNING", "-y --key cosign.key --signing-config signing.json --trusted-root root.json")
-            .replace("OLDER", "-y --key cosign.key --use-signing-config=false --tlog-upload=false --new-bundle-format=false");
+            .replace("SIGNING", "-y --key cosign.key --signing-config signing.json --trusted-root root.json");
         self.machine.run(&self.cosign, line.split_whitespace()).await
     }
 
@@ -37,6 +36,8 @@ impl Signer {
     }
 }
 
+const TAGGING: &str =
+    "-y --key cosign.key --new-bundle-format=false --use-signing-config=false --tlog-upload=false";
 const VERIFY: &str = "verify --key cosign.pub --insecure-ignore-tlog IMAGE";
 const VERIFY_ATTESTATION: &str =
     "verify-attestation --key cosign.pub --insecure-ignore-tlog --type spdxjson IMAGE";
@@ -53,14 +54,16 @@ async fn signatures_and_attestations_verify() {
     signer.run(VERIFY_ATTESTATION).await;
     // They are found as referrers: nothing was tagged.
     assert_eq!(registry.user("bob").tags("team/app").await, ["1"]);
+    let tree = signer.run("tree IMAGE").await;
+    assert!(tree.contains("https://sigstore.dev/cosign/sign/v1"), "{tree}");
 }
 
 #[tokio::test]
 async fn signatures_and_attestations_under_tags_verify() {
     let registry = TestRegistry::start().await;
     let Some(signer) = Signer::near(&registry).await else { return };
-    signer.run("sign OLDER IMAGE").await;
-    signer.run("attest OLDER --type spdxjson --predicate predicate.json IMAGE").await;
+    signer.run(&format!("sign {TAGGING} IMAGE")).await;
+    signer.run(&format!("attest {TAGGING} --type spdxjson --predicate predicate.json IMAGE")).await;
 
     signer.run(&format!("{VERIFY} --new-bundle-format=false")).await;
     signer.run(&format!("{VERIFY_ATTESTATION} --new-bundle-format=false")).await;

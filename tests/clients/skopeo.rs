@@ -85,12 +85,12 @@ async fn a_repository_is_mirrored() {
     let Some(alice) = Containers::near(&registry) else { return };
     let host = registry.host();
     for tag in ["1", "2"] {
-        alice.lay_out(tag, &Image::saying(tag, &alice.busybox));
-        // Compressed on the way, so that it is mirrored as it is.
-        alice.skopeo(format!("copy oci:{tag}:1 docker://{host}/team/app:{tag}")).await;
+        registry.user("bob").push("team/app", tag, &Image::of(vec![Layer::random(1000)])).await;
     }
-    alice.skopeo(format!("sync --src docker --dest docker {host}/team/app {host}/mirror")).await;
-    alice.skopeo(format!("sync --src docker --dest dir {host}/team/app copies")).await;
+    alice
+        .skopeo(format!("sync --preserve-digests --src docker --dest docker {host}/team/app {host}/mirror"))
+        .await;
+    alice.skopeo(format!("sync --preserve-digests --src docker --dest dir {host}/team/app copies")).await;
 
     assert_eq!(registry.user("carol").tags("mirror/app").await, ["1", "2"]);
     for tag in ["1", "2"] {

@@ -81,14 +81,6 @@ async fn an_upload_that_was_cut_by_a_kill_is_carried_on_by_another_replica() {
     assert_eq!(bob.pull("team/app", layer.digest()).await, layer);
 }
 
-#[tokio::test]
-async fn a_server_that_is_asked_to_stop_stops_and_says_so() {
-    let registry = TestRegistry::start().await;
-    registry.user("alice").push("team/app", "1", &Image::of(vec![Layer::random(1000)])).await;
-    let log = registry.stop().await;
-    assert!(log.contains("stopped"), "{log}");
-}
-
 /// Every file where a blob belongs has the digest that its place says.
 fn whole_blobs_only(registry: &TestRegistry) {
     let blobs = registry.data().join("blobs/sha256");

@@ -57,15 +57,13 @@ impl Process {
         }
     }
 
-    /// Asks the program to stop, and returns once it has, with all that it wrote.
-    pub(crate) async fn stop(mut self) -> String {
+    /// Asks the program to stop, and returns once it has.
+    pub(crate) async fn stop(mut self) {
         let mut child = self.child.take().expect("a program is stopped once");
         kill_process(Pid::from_child(&child), Signal::TERM).expect("the program runs");
         let wait = tokio::task::spawn_blocking(move || child.wait());
         let status = timeout(PATIENCE, wait).await.expect("the program stops").unwrap().unwrap();
-        let log = self.log.lock().unwrap_or_else(PoisonError::into_inner).join("\n");
-        assert!(status.success(), "the program stopped with {status}:\n{log}");
-        log
+        assert!(status.success(), "the program stopped with {status}");
     }
 
     /// Ends the program and all that it started, as a power cut would.

@@ -44,13 +44,17 @@ impl TestRegistry {
 
     /// Starts Wharf beside this registry, on the same folder.
     pub(crate) async fn replica(&self) -> Self {
-        let wharf = PathBuf::from(env!("CARGO_BIN_EXE_wharf"));
-        Self::of(wharf, self.settings.clone(), Arc::clone(&self.folder)).await
+        Self::of(wharf(), self.settings.clone(), Arc::clone(&self.folder)).await
     }
 
     /// Starts Wharf beside this registry, on the same folder, with `settings` laid over its configuration.
     pub(crate) async fn replica_with(&self, settings: Value) -> Self {
         Self::of(wharf(), settings, Arc::clone(&self.folder)).await
+    }
+
+    /// The folder that holds what was pushed.
+    pub(crate) fn data(&self) -> PathBuf {
+        self.folder.path().join("data/docker/registry/v2")
     }
 
     /// Kills the server as a power cut would, and starts it again on what it left.
@@ -59,9 +63,10 @@ impl TestRegistry {
         Self::of(self.program.clone(), self.settings.clone(), Arc::clone(&self.folder)).await
     }
 
-    /// Asks the server to stop, and returns once it has, with all that it logged.
-    pub(crate) async fn stop(self) -> String {
-        self.server.stop().await
+    /// Asks the server to stop, and starts it again once it has.
+    pub(crate) async fn stop_and_start(self) -> Self {
+        self.server.stop().await;
+        Self::of(self.program, self.settings, self.folder).await
     }
 
     async fn of(program: PathBuf, settings: Value, folder: Arc<TempDir>) -> Self {
@@ -87,11 +92,6 @@ impl TestRegistry {
     /// `HOST:PORT`, as it stands in the name of an image.
     pub(crate) fn host(&self) -> String {
         self.address.to_string()
-    }
-
-    /// The folder that holds what was pushed.
-    pub(crate) fn data(&self) -> PathBuf {
-        self.folder.path().join("data/docker/registry/v2")
     }
 
     /// Someone who talks to the registry without a program between them.
@@ -133,9 +133,11 @@ fn overlay(base: &mut Value, over: &Value) {
     }
 }
 
-/// Finds the address in `… listening on http://127.0.0.1:43321 …`.
+/// Finds the address in the line that tells it, as Wharf and distribution write it.
 fn address_in(line: &str) -> Option<SocketAddr> {
-    let (_, after) = line.split_once("listening on ")?;
-    let after = after.trim_start_matches("http://").trim_start_matches("https://");
-    after.split(|c: char| c != '.' && c != ':' && !c.is_ascii_digit()).next()?.parse().ok()
+    if !line.contains("listening") {
+        return None;
+    }
+    let words = line.split(|c: char| c != '.' && c != ':' && !c.is_ascii_digit());
+    words.filter_map(|word| word.parse().ok()).next()
 }

@@ -19,6 +19,10 @@ use tokio::{
 
 use super::{Image, Layer};
 
+/// What clients accept: every kind of manifest.
+const MANIFEST_TYPES: &str = "application/vnd.oci.image.manifest.v1+json, application/vnd.oci.image.index.v1+json, \
+    application/vnd.docker.distribution.manifest.v2+json, application/vnd.docker.distribution.manifest.list.v2+json";
+
 /// Someone at the registry. Each request has a connection of its own.
 #[derive(Clone, Debug)]
 pub(crate) struct User {
@@ -162,9 +166,8 @@ impl User {
     /// Pulls an image's manifest that must be there, by tag or digest.
     pub(crate) async fn pull_manifest(&self, repository: &str, reference: &str) -> Bytes {
         let path = format!("/v2/{repository}/manifests/{reference}");
-        // Distribution converts, or refuses, what is not named here.
-        let accepted = storage::MediaType::ALL.map(|media_type| ("accept", media_type.as_str()));
-        self.ask(Method::GET, &path, &accepted, Bytes::new()).await.expect(StatusCode::OK).body
+        let accept = [("accept", MANIFEST_TYPES)];
+        self.ask(Method::GET, &path, &accept, Bytes::new()).await.expect(StatusCode::OK).body
     }
 
     /// The names of a repository's tags.
@@ -210,10 +213,11 @@ impl User {
         );
         connection.write_all(head.as_bytes()).await.unwrap();
         connection.write_all(&bytes).await.unwrap();
-        // What was sent arrives; then the connection ends in the middle of the body.
+        // What was sent arrives; then the connection ends in the middle of the body, and the registry closes its side
+        // once it has dealt with that.
         connection.shutdown().await.unwrap();
-        // Until the registry has noticed: it must not be asked for the end before it has begun.
-        let _ = connection.read_to_end(&mut Vec::new()).await;
+        let mut answer = Vec::new();
+        let _ = connection.read_to_end(&mut answer).await; // It may as well be reset.
     }
 
     /// Where an upload may be resumed: how many bytes are kept.

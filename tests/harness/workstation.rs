@@ -26,19 +26,21 @@ impl Workstation {
     pub(crate) fn new(host: &str) -> Self {
         let home = tempfile::Builder::new().prefix("wharf-home-").tempdir().unwrap();
         let registries = format!("[[registry]]\nlocation = \"{host}\"\ninsecure = true\n");
-        // Where programs look that know no variable for it.
-        let settings = home.path().join(".config/containers");
-        fs::create_dir_all(&settings).unwrap();
-        fs::write(settings.join("registries.conf"), &registries).unwrap();
-        fs::write(home.path().join("registries.conf"), registries).unwrap();
-        fs::write(home.path().join("auth.json"), "{}").unwrap();
-        // Limits as they are on a machine where raising them is not permitted, and the runtime that knows cgroups v1.
-        let containers = "[engine]\nruntime = \"runc\"\ncgroup_manager = \"cgroupfs\"\nevents_logger = \"none\"\n\
-             [containers]\ndefault_ulimits = [\"nofile=1024:1024\", \"nproc=1024:1024\"]\n";
-        fs::write(home.path().join("containers.conf"), containers).unwrap();
-        for folder in ["tmp", "run"] {
+        let configuration = home.path().join(".config/containers");
+        fs::create_dir_all(&configuration).unwrap();
+        fs::write(configuration.join("registries.conf"), registries).unwrap();
+        // Locks in files, since those in memory are shared by the whole machine; limits as they are on a machine where raising them is not permitted, and the runtime that knows cgroups v1.
+        let containers = format!(
+            "[engine]\nruntime = \"runc\"\ncgroup_manager = \"cgroupfs\"\nevents_logger = \"none\"\n\
+             lock_type = \"file\"\ntmp_dir = \"{}/run/libpod\"\n\
+             [containers]\ndefault_ulimits = [\"nofile=1024:1024\", \"nproc=1024:1024\"]\n",
+            home.path().display(),
+        );
+        fs::write(configuration.join("containers.conf"), containers).unwrap();
+        for folder in ["tmp", "run", "docker"] {
             fs::create_dir(home.path().join(folder)).unwrap();
         }
+        fs::write(home.path().join("docker/config.json"), "{}").unwrap();
         Self { home }
     }
 
@@ -101,9 +103,7 @@ impl Workstation {
             .env("HOME", home)
             .env("TMPDIR", home.join("tmp"))
             .env("XDG_RUNTIME_DIR", home.join("run"))
-            .env("CONTAINERS_CONF", home.join("containers.conf"))
-            .env("CONTAINERS_REGISTRIES_CONF", home.join("registries.conf"))
-            .env("REGISTRY_AUTH_FILE", home.join("auth.json"))
+            .env("CONTAINERS_CONF", home.join(".config/containers/containers.conf"))
             .env("DOCKER_CONFIG", home.join("docker"))
             .env("REGCTL_CONFIG", home.join("regctl.json"))
             .env("HELM_CACHE_HOME", home.join("helm/cache"))
