@@ -1,5 +1,6 @@
 //! What people live through.
 
 mod configuration;
+mod ranges;
 mod restarts;
 mod uploads;

@@ -20,6 +20,22 @@ struct Node {
 impl Node {
     /// Starts a node that knows the registry at `host`.
     async fn near(host: &str) -> Option<Self> {
+        let settings = format!(
+            "server = \"http://{host}\"\n[host.\"http://{host}\"]\ncapabilities = [\"pull\", \"resolve\"]\n"
+        );
+        Self::start(Workstation::new(host), host, settings).await
+    }
+
+    /// Starts a node that trusts the registry at `host` for its `certificate`.
+    async fn trusting(host: &str, certificate: &str) -> Option<Self> {
+        let machine = Workstation::trusting(host, certificate);
+        let authority = machine.home().join("ca.crt").display().to_string();
+        let settings =
+            format!("server = \"https://{host}\"\n[host.\"https://{host}\"]\nca = \"{authority}\"\n");
+        Self::start(machine, host, settings).await
+    }
+
+    async fn start(machine: Workstation, host: &str, settings: String) -> Option<Self> {
         let (containerd, ctr) = (tool::go("containerd")?, tool::go("ctr")?);
         let (shim, crictl) = (tool::go("containerd-shim-runc-v2")?, tool::go("crictl")?);
         let unshare = tool::debian("unshare")?;
@@ -27,14 +43,8 @@ impl Node {
         if !tool::root() {
             return None;
         }
-        let machine = Workstation::new(host);
+        machine.write(&format!("certs.d/{host}/hosts.toml"), settings);
         let home = machine.home().display();
-        let hosts = machine.home().join("certs.d").join(host);
-        std::fs::create_dir_all(&hosts).unwrap();
-        let plain = format!(
-            "server = \"http://{host}\"\n[host.\"http://{host}\"]\ncapabilities = [\"pull\", \"resolve\"]\n"
-        );
-        std::fs::write(hosts.join("hosts.toml"), plain).unwrap();
         let configuration = format!(
             r#"version = 3
 root = "{home}/root"
@@ -111,6 +121,21 @@ async fn a_new_containerd_pushes_what_it_pulled() {
     node.ctr(format!("images push --plain-http {host}/other/app:2")).await;
 
     assert_eq!(registry.user("bob").pull_manifest("other/app", "2").await, image.manifest);
+}
+
+#[tokio::test]
+async fn a_node_pulls_over_tls() {
+    let (registry, certificate) = TestRegistry::with_tls().await;
+    let (Some(busybox), Some(crane)) = (tool::debian("busybox"), tool::go("crane")) else { return };
+    let Some(node) = Node::trusting(&registry.host(), &certificate).await else { return };
+    Image::saying("hello", &busybox).write_layout(&node.machine.home().join("layout"), "1");
+    let reference = format!("{}/team/app:1", registry.host());
+    node.machine.run(&crane, ["push", "layout", &reference]).await;
+
+    let hosts = node.machine.home().join("certs.d").display().to_string();
+    node.ctr(format!("images pull --hosts-dir {hosts} {reference}")).await;
+    assert_eq!(node.ctr(format!("run --rm {reference} app")).await, "hello");
+    node.crictl(format!("pull {reference}")).await;
 }
 
 #[tokio::test]

@@ -77,3 +77,20 @@ async fn a_repository_is_copied_listed_and_deleted() {
     let original = crane(&machine, format!("manifest {host}/team/app:3")).await.unwrap();
     assert_eq!(original.as_bytes(), images[2].manifest);
 }
+
+#[tokio::test]
+async fn an_image_goes_over_tls_and_http_2() {
+    let (registry, certificate) = TestRegistry::with_tls().await;
+    let machine = Workstation::trusting(&registry.host(), &certificate);
+    let layers = (0..4).map(|_| Layer::of_files([("data", &*Layer::random(8 * MIB).bytes())])).collect();
+    let image = Image::of(layers);
+    image.write_layout(&machine.home().join("layout"), "1");
+    let there = format!("{}/team/app:1", registry.host());
+    if crane(&machine, format!("push layout {there}")).await.is_none() {
+        return;
+    }
+    crane(&machine, format!("pull --format oci {there} back")).await;
+    for layer in &image.layers {
+        assert_eq!(machine.read(format!("back/blobs/sha256/{}", layer.digest().hex())), layer.bytes());
+    }
+}

@@ -1,6 +1,6 @@
 //! curl: what no other client does.
 
-use crate::harness::{Layer, MIB, TestRegistry, tool};
+use crate::harness::{Layer, MIB, TestRegistry, Workstation, tool};
 
 #[tokio::test]
 async fn a_download_that_was_cut_is_carried_on() {
@@ -53,5 +53,26 @@ async fn a_refused_upload_is_told_so_at_once() {
         assert_eq!(status, "400");
         let answer = String::from_utf8(machine.read("answer")).unwrap();
         assert!(answer.contains("NAME_INVALID"), "{answer}");
+    }
+}
+
+#[tokio::test]
+async fn each_version_of_http_and_tls_is_spoken() {
+    let (registry, certificate) = TestRegistry::with_tls().await;
+    let machine = Workstation::trusting(&registry.host(), &certificate);
+    let Some(curl) = tool::debian("curl") else { return };
+    let blob = Layer::random(3 * MIB);
+    machine.write("file", blob.bytes());
+    let url = format!("https://{}/v2/team/files/blobs", registry.host());
+    let push = format!("{url}/uploads/?digest={}", blob.digest());
+    let octets = "Content-Type: application/octet-stream";
+    for (http, tls) in [("2", "1.3"), ("2", "1.2"), ("1.1", "1.3"), ("1.1", "1.2")] {
+        let http_option = format!("--http{http}");
+        let options = ["-sSf", "--cacert", "ca.crt", &http_option, "--tls-max", tls, "-w", "%{http_version}"];
+        let pushing = ["-o", "answer", "-H", octets, "--data-binary", "@file", &push];
+        assert_eq!(machine.run(&curl, options.iter().chain(&pushing)).await, http);
+        let pulled = format!("{url}/{}", blob.digest());
+        assert_eq!(machine.run(&curl, options.iter().chain(&["-o", "back", &pulled])).await, http);
+        assert_eq!(machine.read("back"), blob.bytes());
     }
 }

@@ -112,3 +112,19 @@ async fn only_the_missing_files_of_a_layer_are_pulled() {
     assert_eq!(bob.run(&format!("{}/team/app:1", wire.host())).await, "mostly the same");
     assert!(!wire.ranges().is_empty());
 }
+
+#[tokio::test]
+async fn podman_trusts_the_certificate_it_was_given() {
+    let (registry, certificate) = TestRegistry::with_tls().await;
+    let Some(alice) = Containers::at(Workstation::trusting(&registry.host(), &certificate)) else { return };
+    let image = format!("{}/team/app:1", registry.host());
+    alice.build(&image, "in private", "").await;
+    alice.podman(format!("push {image}")).await;
+    alice.podman("rmi --all --force").await;
+    assert_eq!(alice.run(&image).await, "in private");
+
+    let (other, another) = TestRegistry::with_tls().await;
+    let Some(eve) = Containers::at(Workstation::trusting(&other.host(), &another)) else { return };
+    let refusal = eve.skopeo_in_vain(format!("inspect docker://{image}")).await;
+    assert!(refusal.contains("x509"), "{refusal}");
+}

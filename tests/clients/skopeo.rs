@@ -6,7 +6,7 @@ use serde_json::Value;
 
 use crate::{
     clients::containers::Containers,
-    harness::{Image, Layer, TestRegistry},
+    harness::{Image, Layer, TestRegistry, tool},
 };
 
 #[tokio::test]
@@ -116,4 +116,25 @@ async fn what_is_deleted_is_gone_with_its_tags() {
     let refusal = alice.skopeo_in_vain(format!("inspect {repository}:gone-too")).await;
     assert!(refusal.contains("manifest unknown"), "{refusal}");
     alice.skopeo(format!("inspect {repository}:kept")).await;
+}
+
+#[tokio::test]
+async fn a_layout_that_umoci_made_runs() {
+    let registry = TestRegistry::start().await;
+    let Some(alice) = Containers::near(&registry) else { return };
+    let Some(umoci) = tool::debian("umoci") else { return };
+    let busybox = alice.busybox.display().to_string();
+    alice.machine.write("message", "by hand");
+    for line in [
+        "init --layout made".to_owned(),
+        "new --image made:1".to_owned(),
+        format!("insert --rootless --image made:1 {busybox} /bin/busybox"),
+        "insert --rootless --image made:1 message /message".to_owned(),
+        "config --image made:1 --config.cmd /bin/busybox --config.cmd cat --config.cmd /message".to_owned(),
+    ] {
+        alice.machine.run(&umoci, line.split_whitespace()).await;
+    }
+    let there = format!("{}/team/made:1", registry.host());
+    alice.skopeo(format!("copy oci:made:1 docker://{there}")).await;
+    assert_eq!(alice.run(&there).await, "by hand");
 }

@@ -1,6 +1,7 @@
 //! A server of the test's own: its folder, its process, and where it listens.
 
 use std::{
+    fs,
     net::SocketAddr,
     path::{Path, PathBuf},
     process::Command,
@@ -30,6 +31,17 @@ impl TestRegistry {
     /// Starts a registry whose configuration is that of [`start`](Self::start) with `settings` laid over it.
     pub(crate) async fn with(settings: Value) -> Self {
         Self::of(wharf(), settings, new_folder()).await
+    }
+
+    /// Starts a registry that speaks TLS, and returns the certificate by which it is known.
+    pub(crate) async fn with_tls() -> (Self, String) {
+        let own = rcgen::generate_simple_self_signed(["127.0.0.1".to_owned()]).unwrap();
+        let folder = new_folder();
+        let (certificate, key) = (folder.path().join("tls.crt"), folder.path().join("tls.key"));
+        fs::write(&certificate, own.cert.pem()).unwrap();
+        fs::write(&key, own.signing_key.serialize_pem()).unwrap();
+        let settings = json!({ "http": { "tls": { "certificate": certificate, "key": key } } });
+        (Self::of(wharf(), settings, folder).await, own.cert.pem())
     }
 
     /// Starts another registry program, one that takes the same configuration, on the folder of this registry.

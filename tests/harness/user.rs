@@ -163,6 +163,12 @@ impl User {
         Layer::from_bytes(answer.body)
     }
 
+    /// Asks for some ranges of a blob.
+    pub(crate) async fn pull_range(&self, repository: &str, digest: Digest, range: &str) -> Answer {
+        let path = format!("/v2/{repository}/blobs/{digest}");
+        self.ask(Method::GET, &path, &[("range", range)], Bytes::new()).await
+    }
+
     /// Pulls an image's manifest that must be there, by tag or digest.
     pub(crate) async fn pull_manifest(&self, repository: &str, reference: &str) -> Bytes {
         let path = format!("/v2/{repository}/manifests/{reference}");

@@ -24,24 +24,37 @@ pub(crate) struct Workstation {
 impl Workstation {
     /// Makes a home whose programs speak plain HTTP with the registry at `host`.
     pub(crate) fn new(host: &str) -> Self {
-        let home = tempfile::Builder::new().prefix("wharf-home-").tempdir().unwrap();
+        let workstation = Self::make();
         let registries = format!("[[registry]]\nlocation = \"{host}\"\ninsecure = true\n");
-        let configuration = home.path().join(".config/containers");
-        fs::create_dir_all(&configuration).unwrap();
-        fs::write(configuration.join("registries.conf"), registries).unwrap();
-        // Locks in files, since those in memory are shared by the whole machine; limits as they are on a machine where raising them is not permitted, and the runtime that knows cgroups v1.
+        workstation.write(".config/containers/registries.conf", registries);
+        workstation
+    }
+
+    /// Makes a home whose programs trust the registry at `host` for its `certificate`, or can be told to trust `ca.crt`.
+    pub(crate) fn trusting(host: &str, certificate: &str) -> Self {
+        let workstation = Self::make();
+        workstation.write("ca.crt", certificate);
+        workstation.write(&format!(".config/containers/certs.d/{host}/ca.crt"), certificate);
+        workstation
+    }
+
+    fn make() -> Self {
+        let home = tempfile::Builder::new().prefix("wharf-home-").tempdir().unwrap();
+        for folder in ["tmp", "run"] {
+            fs::create_dir(home.path().join(folder)).unwrap();
+        }
+        let workstation = Self { home };
+        // Locks in files, since those in memory are shared by the whole machine; limits as they are where raising them is
+        // not permitted; the runtime that knows cgroups v1.
         let containers = format!(
             "[engine]\nruntime = \"runc\"\ncgroup_manager = \"cgroupfs\"\nevents_logger = \"none\"\n\
              lock_type = \"file\"\ntmp_dir = \"{}/run/libpod\"\n\
              [containers]\ndefault_ulimits = [\"nofile=1024:1024\", \"nproc=1024:1024\"]\n",
-            home.path().display(),
+            workstation.home().display(),
         );
-        fs::write(configuration.join("containers.conf"), containers).unwrap();
-        for folder in ["tmp", "run", "docker"] {
-            fs::create_dir(home.path().join(folder)).unwrap();
-        }
-        fs::write(home.path().join("docker/config.json"), "{}").unwrap();
-        Self { home }
+        workstation.write(".config/containers/containers.conf", containers);
+        workstation.write("docker/config.json", "{}");
+        workstation
     }
 
     /// The home folder, in which commands run.
@@ -52,6 +65,7 @@ impl Workstation {
     /// Writes a file into the home, and returns its path.
     pub(crate) fn write(&self, name: &str, content: impl AsRef<[u8]>) -> PathBuf {
         let path = self.home.path().join(name);
+        fs::create_dir_all(path.parent().expect("a file is in a folder")).unwrap();
         fs::write(&path, content).unwrap();
         path
     }
@@ -109,6 +123,7 @@ impl Workstation {
             .env("HELM_CACHE_HOME", home.join("helm/cache"))
             .env("HELM_CONFIG_HOME", home.join("helm/config"))
             .env("HELM_DATA_HOME", home.join("helm/data"))
+            .env("SSL_CERT_FILE", home.join("ca.crt"))
             .env("TUF_ROOT", home.join("tuf"))
             .env("COSIGN_PASSWORD", "")
             .current_dir(home)
