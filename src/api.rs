@@ -1,7 +1,7 @@
 //! The OCI Distribution API: from a request to the one handler that answers it.
 //!
 //! A path is read by [`Endpoint`], which knows the methods it has; the [`Gate`] gives the permit that the handler works with. What changes
-//! the registry runs as a task of its own ([`Api::mutate`]): a client that hangs up, or a server that stops, lets it finish.
+//! the registry runs as a task of its own (`Api::mutate`): a client that hangs up, or a server that stops, lets it finish.
 
 pub mod blobs;
 mod catalog;
