@@ -18,7 +18,7 @@ exec 9>"$cache/python/lock"
 flock 9
 
 if [ ! -e "$environment/complete" ]; then
-    if ! python3 -m venv --help >/dev/null 2>&1; then
+    if ! python3 -c 'import ensurepip, venv' 2>/dev/null; then
         echo "python3 with venv is not installed: tests that need the clients of tools/python.txt are skipped"
         exit
     fi
