@@ -1,0 +1,198 @@
+//! Manifests, pushed and pulled.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use axum::body::Body;
+use bytes::Bytes;
+use futures_util::stream;
+use serde_json::{Value, json};
+use storage::{Algorithm, Digest};
+
+use super::super::asking::{INDEX, MANIFEST, MIB, descriptor, noted};
+use super::start;
+
+const TYPED: (&str, &str) = ("content-type", MANIFEST);
+
+#[tokio::test]
+async fn a_manifest_comes_back_byte_for_byte_whatever_is_asked_of_it() {
+    let api = start();
+    api.push_blob("team/app", "{}").await;
+    let bytes = format!(" {}\n", serde_json::to_string_pretty(&noted("odd \u{1f40b} spaces")).unwrap());
+    let digest = Digest::of(Algorithm::Sha256, bytes.as_bytes());
+    let pushed = api.send("PUT /v2/team/app/manifests/v1", &[TYPED], bytes.clone()).await.expect(201);
+    assert_eq!(pushed.header("location"), format!("/v2/team/app/manifests/{digest}"));
+    assert_eq!(pushed.header("docker-content-digest"), digest.to_string());
+    for reference in ["v1".to_owned(), digest.to_string()] {
+        for headers in [
+            vec![],
+            vec![("accept", INDEX)],
+            vec![("accept", "text/html")],
+            vec![("range", "bytes=0-0")],
+            vec![("range", "bytes=99999999-")],
+            vec![("if-none-match", "\"something else\"")],
+        ] {
+            let question = format!("/v2/team/app/manifests/{reference}");
+            let pulled = api.ask_with(&format!("GET {question}"), &headers).await.expect(200);
+            assert_eq!(pulled.body, bytes);
+            let known = api.ask_with(&format!("HEAD {question}"), &headers).await.expect(200);
+            assert!(known.body.is_empty());
+            for answer in [pulled, known] {
+                assert_eq!(answer.header("content-type"), MANIFEST);
+                assert_eq!(answer.header("content-length"), bytes.len().to_string());
+                assert_eq!(answer.header("docker-content-digest"), digest.to_string());
+                assert_eq!(answer.header("etag"), format!("\"{digest}\""));
+            }
+        }
+        let question = format!("GET /v2/team/app/manifests/{reference}");
+        let kept = api.ask_with(&question, &[("if-none-match", &format!("\"{digest}\""))]).await.expect(304);
+        assert!(kept.body.is_empty());
+    }
+}
+
+#[tokio::test]
+async fn one_push_may_set_many_tags_but_not_too_many() {
+    let api = start();
+    api.push_blob("team/app", "{}").await;
+    let bytes = noted("note").to_string();
+    let digest = Digest::of(Algorithm::Sha256, bytes.as_bytes());
+    let question = |tags: &[String]| {
+        let tags: Vec<_> = tags.iter().map(|tag| format!("tag={tag}")).collect();
+        format!("PUT /v2/team/app/manifests/{digest}?{}", tags.join("&"))
+    };
+    let tags: Vec<String> = (100..200).map(|index| format!("t{index}")).collect();
+    let pushed = api.send(&question(&tags), &[TYPED], bytes.clone()).await.expect(201);
+    let set: Vec<_> = pushed.headers.get_all("oci-tag").iter().map(|tag| tag.to_str().unwrap()).collect();
+    assert_eq!(set, tags);
+    assert_eq!(api.ask("GET /v2/team/app/manifests/t142").await.expect(200).body, bytes);
+
+    let one_more: Vec<String> = (100..201).map(|index| format!("u{index}")).collect();
+    api.send(&question(&one_more), &[TYPED], bytes.clone()).await.expect(414);
+    let one_wrong = ["fine".to_owned(), "-wrong".to_owned()];
+    api.send(&question(&one_wrong), &[TYPED], bytes).await.expect_refused(400, "TAG_INVALID");
+    let listed = api.ask("GET /v2/team/app/tags/list").await.expect(200);
+    assert_eq!(listed.json()["tags"], json!(tags));
+}
+
+#[tokio::test]
+async fn a_manifest_may_be_named_by_sha512() {
+    let api = start();
+    api.push_blob("team/app", "{}").await;
+    let bytes = noted("note").to_string();
+    let digest = Digest::of(Algorithm::Sha512, bytes.as_bytes());
+    for question in [
+        format!("PUT /v2/team/app/manifests/{digest}?tag=v1"),
+        format!("PUT /v2/team/app/manifests/v2?digest={digest}"),
+    ] {
+        let pushed = api.send(&question, &[TYPED], bytes.clone()).await.expect(201);
+        assert_eq!(pushed.header("docker-content-digest"), digest.to_string());
+        assert_eq!(pushed.header("location"), format!("/v2/team/app/manifests/{digest}"));
+    }
+    for reference in ["v1", "v2", &digest.to_string()] {
+        let pulled = api.ask(&format!("GET /v2/team/app/manifests/{reference}")).await.expect(200);
+        assert_eq!(pulled.header("docker-content-digest"), digest.to_string());
+        assert_eq!(pulled.body, bytes);
+    }
+}
+
+#[tokio::test]
+async fn each_missing_digest_is_told_once() {
+    let api = start();
+    let (one, two) = (Digest::of(Algorithm::Sha256, b"one"), Digest::of(Algorithm::Sha256, b"two"));
+    let layer = |digest: &Digest| descriptor("application/vnd.example.layer", digest, 3);
+    let mut manifest = noted("note");
+    manifest["config"] = layer(&one);
+    manifest["layers"] = json!([layer(&two), layer(&one), layer(&two)]);
+    let refused = api.send("PUT /v2/team/app/manifests/v1", &[TYPED], manifest.to_string()).await.expect(400);
+    let mut told: Vec<Value> = refused.json()["errors"].as_array().unwrap().clone();
+    told.sort_by_key(|error| error["detail"].to_string());
+    let mut expected = [one, two].map(|digest| digest.to_string());
+    expected.sort();
+    assert_eq!(told.iter().map(|error| error["detail"].as_str().unwrap()).collect::<Vec<_>>(), expected);
+    assert!(told.iter().all(|error| error["code"] == "MANIFEST_BLOB_UNKNOWN"));
+    api.ask("GET /v2/team/app/manifests/v1").await.expect_refused(404, "MANIFEST_UNKNOWN");
+}
+
+#[tokio::test]
+async fn a_manifest_that_is_too_large_is_refused_before_it_has_come() {
+    let api = start();
+    let read = Arc::new(AtomicUsize::new(0));
+    let endless = || {
+        let read = read.clone();
+        let chunks = stream::repeat_with(move || {
+            read.fetch_add(64 << 10, Ordering::Relaxed);
+            Ok::<_, std::io::Error>(Bytes::from(vec![b' '; 64 << 10]))
+        });
+        Body::from_stream(chunks)
+    };
+    let question = "PUT /v2/team/app/manifests/v1";
+    api.send(question, &[TYPED], endless()).await.expect_refused(413, "SIZE_INVALID");
+    assert!(read.load(Ordering::Relaxed) < 5 * MIB);
+    api.send(question, &[TYPED], vec![b' '; 4 * MIB + 1]).await.expect_refused(413, "SIZE_INVALID");
+}
+
+#[tokio::test]
+async fn a_push_about_something_says_so_and_other_bytes_are_refused() {
+    let api = start();
+    api.push_blob("team/app", "{}").await;
+    let subject = Digest::of(Algorithm::Sha512, b"never pushed");
+    let mut manifest = noted("note");
+    manifest["subject"] = descriptor("application/vnd.example", &subject, 12);
+    let pushed = api.send("PUT /v2/team/app/manifests/v1", &[TYPED], manifest.to_string()).await.expect(201);
+    assert_eq!(pushed.header("oci-subject"), subject.to_string());
+
+    let other = noted("other").to_string();
+    let digest = Digest::of(Algorithm::Sha256, b"not these bytes");
+    for question in [
+        format!("PUT /v2/team/app/manifests/{digest}"),
+        format!("PUT /v2/team/app/manifests/v2?digest={digest}"),
+    ] {
+        api.send(&question, &[TYPED], other.clone()).await.expect_refused(400, "DIGEST_INVALID");
+    }
+    for reference in
+        [digest.to_string(), Digest::of(Algorithm::Sha256, other.as_bytes()).to_string(), "v2".into()]
+    {
+        api.ask(&format!("GET /v2/team/app/manifests/{reference}")).await.expect(404);
+    }
+}
+
+#[tokio::test]
+async fn deleting_a_tag_leaves_the_manifest_and_deleting_that_takes_its_tags() {
+    let api = start();
+    let digest = api.push_noted("team/app", "v1", "note").await;
+    api.push_noted("team/app", "v2", "note").await;
+    api.push_noted("team/app", "v3", "note").await;
+    api.push_noted("team/app", "other", "other").await;
+    api.ask("DELETE /v2/team/app/manifests/v1").await.expect(202);
+    api.ask("DELETE /v2/team/app/manifests/v1").await.expect_refused(404, "MANIFEST_UNKNOWN");
+    api.ask("GET /v2/team/app/manifests/v1").await.expect_refused(404, "MANIFEST_UNKNOWN");
+    api.ask("GET /v2/team/app/manifests/v2").await.expect(200);
+    api.ask(&format!("DELETE /v2/team/app/manifests/{digest}")).await.expect(202);
+    for reference in ["v2", "v3", &digest.to_string()] {
+        api.ask(&format!("GET /v2/team/app/manifests/{reference}"))
+            .await
+            .expect_refused(404, "MANIFEST_UNKNOWN");
+    }
+    api.ask(&format!("DELETE /v2/team/app/manifests/{digest}")).await.expect_refused(404, "MANIFEST_UNKNOWN");
+    assert_eq!(api.ask("GET /v2/team/app/tags/list").await.json()["tags"], json!(["other"]));
+}
+
+#[tokio::test]
+async fn whoever_pulls_a_moving_tag_gets_one_whole_manifest() {
+    let api = start();
+    api.push_noted("team/app", "latest", "0").await;
+    let pusher = async {
+        for index in 1..30 {
+            api.push("team/app", "latest", &noted(&index.to_string())).await;
+        }
+    };
+    let puller = async {
+        for _ in 0..60 {
+            let pulled = api.ask("GET /v2/team/app/manifests/latest").await.expect(200);
+            let digest = Digest::of(Algorithm::Sha256, &pulled.body);
+            assert_eq!(pulled.header("docker-content-digest"), digest.to_string());
+            tokio::task::yield_now().await;
+        }
+    };
+    tokio::join!(pusher, puller);
+}
