@@ -16,7 +16,7 @@ mod referrers;
 mod tags;
 pub mod uploads;
 
-use std::sync::Arc;
+use std::sync::{Arc, LazyLock};
 
 use auth::Identity;
 use axum::Router;
@@ -26,6 +26,7 @@ use axum::http::request::Parts;
 use axum::http::{HeaderName, HeaderValue, Method, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use axum::routing::any;
+use bytes::Bytes;
 use http_body::Body as _;
 use storage::{Digest, MissingReferences, Reference};
 use tokio_util::task::TaskTracker;
@@ -41,6 +42,8 @@ use crate::config::{Deletion, ForeignUrls, Mode};
 /// What every answer says of the protocol, as CNCF distribution does.
 const API_VERSION: (HeaderName, HeaderValue) =
     (HeaderName::from_static("docker-distribution-api-version"), HeaderValue::from_static("registry/2.0"));
+
+static ANONYMOUS: LazyLock<Identity> = LazyLock::new(Identity::anonymous);
 
 /// How the API behaves where the specification leaves a choice.
 #[derive(Clone, Debug)]
@@ -134,58 +137,58 @@ impl Api {
         self.check_mode(&endpoint, method, right)?;
 
         let gate = &self.0.gate;
-        let caller = Identity::anonymous();
+        let caller = &*ANONYMOUS;
         match (endpoint, method.as_str()) {
             (Endpoint::Base, _) => Ok(json("{}")),
             (Endpoint::Extensions { repository: None }, _) => Ok(json(r#"{"extensions":[]}"#)),
             (Endpoint::Extensions { repository: Some(name) }, _) => {
-                gate.pull(&caller, name).await?;
+                gate.pull(caller, name).await?;
                 Ok(json(r#"{"extensions":[]}"#))
             }
             (Endpoint::Catalog, _) => {
-                catalog::list_repositories(self, gate.catalog(&caller).await?, &request).await
+                catalog::list_repositories(self, gate.catalog(caller).await?, &request).await
             }
             (Endpoint::Tags { repository }, _) => {
-                tags::list_tags(self, gate.pull(&caller, repository).await?, &request).await
+                tags::list_tags(self, gate.pull(caller, repository).await?, &request).await
             }
             (Endpoint::Referrers { repository, subject }, _) => {
-                let access = gate.pull(&caller, repository).await?;
+                let access = gate.pull(caller, repository).await?;
                 referrers::list_referrers(self, access, subject, &request).await
             }
 
             (Endpoint::Blob { repository, digest }, "GET") => {
-                blobs::pull_blob(gate.pull(&caller, repository).await?, digest, &request).await
+                blobs::pull_blob(gate.pull(caller, repository).await?, digest, &request).await
             }
             (Endpoint::Blob { repository, digest }, "HEAD") => {
-                blobs::head_blob(gate.pull(&caller, repository).await?, digest, &request).await
+                blobs::head_blob(gate.pull(caller, repository).await?, digest, &request).await
             }
             (Endpoint::Blob { repository, digest }, _) => {
-                let access = gate.delete(&caller, repository).await?;
+                let access = gate.delete(caller, repository).await?;
                 self.mutate(blobs::delete_blob(access, digest)).await
             }
 
             (Endpoint::Manifest { repository, reference }, "GET" | "HEAD") => {
-                manifests::pull_manifest(gate.pull(&caller, repository).await?, reference, &request).await
+                manifests::pull_manifest(gate.pull(caller, repository).await?, reference, &request).await
             }
             (Endpoint::Manifest { repository, reference }, "PUT") => {
-                let access = gate.push(&caller, repository).await?;
+                let access = gate.push(caller, repository).await?;
                 manifests::put_manifest(self, access, reference, request, body).await
             }
             (Endpoint::Manifest { repository, reference: Reference::Tag(tag) }, _) => {
-                let access = gate.delete_tag(&caller, repository, &tag).await?;
+                let access = gate.delete_tag(caller, repository, &tag).await?;
                 self.mutate(manifests::delete_tag(access, tag)).await
             }
             (Endpoint::Manifest { repository, reference: Reference::Digest(digest) }, _) => {
-                let access = gate.delete(&caller, repository).await?;
+                let access = gate.delete(caller, repository).await?;
                 self.mutate(manifests::delete_manifest(access, digest)).await
             }
 
             (Endpoint::Uploads { repository }, _) => {
-                let access = gate.push(&caller, repository).await?;
-                uploads::begin_upload(self, access, &caller, request, body).await
+                let access = gate.push(caller, repository).await?;
+                uploads::begin_upload(self, access, caller, request, body).await
             }
             (Endpoint::Upload { repository, id }, method) => {
-                let upload = uploads::Target::new(self, gate.push(&caller, repository).await?, id, &request)?;
+                let upload = uploads::Target::new(self, gate.push(caller, repository).await?, id, &request)?;
                 match method {
                     "PATCH" => self.mutate(uploads::append_chunk(upload, request, body)).await,
                     "PUT" => self.mutate(uploads::finish_upload(upload, request, body)).await,
@@ -229,6 +232,16 @@ fn created(base: &Base, endpoint: &Endpoint, digest: &Digest) -> Response {
 
 /// The header that says which content an answer is about.
 const CONTENT_DIGEST: HeaderName = HeaderName::from_static("docker-content-digest");
+
+/// The two headers that name content, its digest in quotes and without, in one piece of memory.
+fn names_of(digest: &Digest) -> [(HeaderName, HeaderValue); 2] {
+    let quoted = Bytes::from(format!("\"{digest}\""));
+    let bare = quoted.slice(1..quoted.len() - 1);
+    let value = |text: Bytes| {
+        HeaderValue::from_maybe_shared(text).expect("a digest is made of visible ASCII characters")
+    };
+    [(header::ETAG, value(quoted)), (CONTENT_DIGEST, value(bare))]
+}
 
 fn digest_value(digest: &Digest) -> HeaderValue {
     HeaderValue::try_from(digest.to_string()).expect("a digest is made of visible ASCII characters")

@@ -8,6 +8,7 @@ mod asking;
 mod malformed;
 mod modes;
 mod permission;
+mod raw;
 
 #[path = "api"]
 mod on_a_volume {

@@ -15,9 +15,9 @@ use storage::{Blob, Digest};
 
 use self::range::{Multipart, Selection};
 use crate::access::{DeleteAccess, PullAccess};
-use crate::api::conditions::{Conditions, entity_tag};
+use crate::api::conditions::Conditions;
 use crate::api::error::ApiError;
-use crate::api::{CONTENT_DIGEST, digest_value};
+use crate::api::names_of;
 use crate::server::{FileBody, SendfileQueue};
 
 const OCTETS: &str = "application/octet-stream";
@@ -118,8 +118,7 @@ fn add_identity(response: &mut Response, digest: &Digest) {
     let headers = response.headers_mut();
     headers.insert(header::ACCEPT_RANGES, HeaderValue::from_static("bytes"));
     headers.insert(header::CACHE_CONTROL, CACHE_FOREVER);
-    headers.insert(header::ETAG, entity_tag(digest));
-    headers.insert(CONTENT_DIGEST, digest_value(digest));
+    headers.extend(names_of(digest));
 }
 
 fn not_modified(digest: &Digest) -> Response {

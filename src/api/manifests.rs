@@ -10,11 +10,11 @@ use http_body_util::{BodyExt, LengthLimitError, Limited};
 use storage::{Algorithm, Digest, Manifest, ManifestError, PutManifestError, Reference, Tag};
 
 use crate::access::{DeleteAccess, PullAccess, PushAccess};
-use crate::api::conditions::{Conditions, entity_tag};
+use crate::api::conditions::Conditions;
 use crate::api::endpoint::Endpoint;
 use crate::api::error::ApiError;
 use crate::api::query::Query;
-use crate::api::{Api, CONTENT_DIGEST, created, digest_value};
+use crate::api::{Api, created, digest_value, names_of};
 
 /// How many tags one push may set.
 const MOST_TAGS: usize = 100;
@@ -38,18 +38,15 @@ pub(super) async fn pull_manifest(
         Reference::Digest(digest) => digest,
         Reference::Tag(_) => manifest.digest,
     };
-    let tag = entity_tag(&digest);
+    let names = names_of(&digest);
     if Conditions::of(&request.headers).not_modified(&digest) {
-        let headers = [(header::ETAG, tag), (CONTENT_DIGEST, digest_value(&digest))];
-        return Ok((StatusCode::NOT_MODIFIED, headers).into_response());
+        return Ok((StatusCode::NOT_MODIFIED, names).into_response());
     }
     let headers = [
         (header::CONTENT_TYPE, HeaderValue::from_static(manifest.media_type.as_str())),
         (header::CONTENT_LENGTH, HeaderValue::from(manifest.bytes.len())),
-        (header::ETAG, tag),
-        (CONTENT_DIGEST, digest_value(&digest)),
     ];
-    Ok((headers, Body::from(manifest.bytes.clone())).into_response())
+    Ok((headers, names, Body::from(manifest.bytes.clone())).into_response())
 }
 
 /// `PUT /v2/<name>/manifests/<reference>`, by a digest with several `?tag=` if wanted.
