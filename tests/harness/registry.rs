@@ -133,11 +133,15 @@ fn new_folder() -> Arc<TempDir> {
     )
 }
 
-/// Lays `over` on `base`, map by map.
+/// Lays `over` on `base`, map by map; what is null there goes.
 fn overlay(base: &mut Value, over: &Value) {
     match (base, over) {
         (Value::Object(base), Value::Object(over)) => {
             for (key, value) in over {
+                if value.is_null() {
+                    base.remove(key);
+                    continue;
+                }
                 overlay(base.entry(key).or_insert(Value::Null), value);
             }
         }
