@@ -2,7 +2,7 @@
 
 use std::{path::PathBuf, process::Command};
 
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use crate::{
     clients::containerd::booted,
@@ -61,6 +61,8 @@ max_concurrent_downloads = 4
 concurrent_layer_fetch_buffer = 262144
 [plugins.'io.containerd.cri.v1.images'.registry]
 config_path = "{home}/certs.d"
+[plugins.'io.containerd.cri.v1.images'.pinned_images]
+sandbox = "{host}/infra/pause:1"
 [plugins.'io.containerd.cri.v1.runtime']
 restrict_oom_score_adj = true
 [plugins.'io.containerd.cri.v1.runtime'.cni]
@@ -160,4 +162,36 @@ async fn a_kubelet_pulls_over_the_cri() {
         assert!(digests.contains(&format!("{repository}@{}", image.digest()).into()), "{digests:?}");
         node.crictl(format!("rmi {reference}")).await;
     }
+}
+
+#[tokio::test]
+async fn a_pod_runs_whose_every_image_is_in_the_registry() {
+    let registry = TestRegistry::start().await;
+    let Some(busybox) = tool::debian("busybox") else { return };
+    let Some(node) = Node::near(&registry.host()).await else { return };
+    let alice = registry.user("alice");
+    alice.push("infra/pause", "1", &Image::running(&["/bin/busybox", "sleep", "1000"], &busybox)).await;
+    alice.push("team/app", "1", &Image::saying("hello from a pod", &busybox)).await;
+    let host_network = json!({ "namespace_options": { "network": 2 } });
+    let pod = json!({
+        "metadata": { "name": "app", "namespace": "team", "uid": "1", "attempt": 0 },
+        "log_directory": node.machine.home().join("logs"),
+        "linux": { "security_context": host_network },
+    });
+    let image = format!("{}/team/app:1", registry.host());
+    let container = json!({
+        "metadata": { "name": "app" },
+        "image": { "image": image },
+        "log_path": "app.log",
+        "linux": { "security_context": host_network },
+    });
+    node.machine.write("pod.json", pod.to_string());
+    node.machine.write("container.json", container.to_string());
+
+    let pod = node.crictl("runp pod.json").await;
+    let created = node.crictl(format!("create --with-pull {} container.json pod.json", pod.trim())).await;
+    node.crictl(format!("start {}", created.trim())).await;
+    let said = node.crictl(format!("logs --follow {}", created.trim())).await;
+    assert_eq!(said, "hello from a pod");
+    node.crictl("rmp --all --force").await;
 }

@@ -76,7 +76,7 @@ pub(crate) struct Image {
 impl Image {
     /// Makes an image that only holds `layers`, which need not be archives.
     pub(crate) fn of(layers: Vec<Layer>) -> Self {
-        Self::running(&[], layers)
+        Self::with_command(&[], layers)
     }
 
     /// Makes an image that prints `message` when it is run. `busybox` is the path of a static busybox.
@@ -92,10 +92,16 @@ impl Image {
             Layer::of_files([("message", message.as_bytes())]),
         ];
         layers.extend(more);
-        Self::running(&["/bin/busybox", "cat", "/message"], layers)
+        Self::with_command(&["/bin/busybox", "cat", "/message"], layers)
     }
 
-    fn running(command: &[&str], layers: Vec<Layer>) -> Self {
+    /// Makes an image that runs a command of `busybox`.
+    pub(crate) fn running(command: &[&str], busybox: &Path) -> Self {
+        let busybox = fs::read(busybox).expect("busybox can be read");
+        Self::with_command(command, vec![Layer::of_files([("bin/busybox", &*busybox)])])
+    }
+
+    fn with_command(command: &[&str], layers: Vec<Layer>) -> Self {
         let architecture = if cfg!(target_arch = "aarch64") { "arm64" } else { "amd64" };
         let diff_ids: Vec<_> = layers.iter().map(|layer| layer.digest().to_string()).collect();
         let config = to_bytes(&json!({
