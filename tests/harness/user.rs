@@ -260,7 +260,7 @@ impl User {
 }
 
 impl Upload {
-    fn location(&self) -> String {
+    pub(crate) fn location(&self) -> String {
         self.location.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 

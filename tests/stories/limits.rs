@@ -1,0 +1,96 @@
+//! Clients that are slow, greedy or wrong, and those beside them who are not.
+
+use std::net::SocketAddr;
+
+use serde_json::json;
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::TcpStream,
+};
+
+use crate::harness::{Image, Layer, TestRegistry};
+
+/// Says something on a connection of its own, and returns all that comes back until the registry closes it.
+async fn say(registry: &TestRegistry, words: &str) -> String {
+    let mut connection = connect(registry).await;
+    connection.write_all(words.as_bytes()).await.unwrap();
+    let mut answer = Vec::new();
+    connection.read_to_end(&mut answer).await.expect("the registry closes, and does not reset");
+    String::from_utf8(answer).unwrap()
+}
+
+async fn connect(registry: &TestRegistry) -> TcpStream {
+    let address: SocketAddr = registry.host().parse().unwrap();
+    TcpStream::connect(address).await.unwrap()
+}
+
+#[tokio::test]
+async fn a_thousand_slow_clients_do_not_stop_a_fast_one() {
+    let registry = TestRegistry::start().await;
+    let mut slow = Vec::new();
+    for number in 0..1000 {
+        let mut connection = connect(&registry).await;
+        // Half of them never finish their headers, half their body.
+        let words = if number % 2 == 0 {
+            "GET /v2/ HTTP/1.1\r\nhost: registry\r\nx-slow: "
+        } else {
+            "POST /v2/slow/app/blobs/uploads/?digest=sha256:44136fa355b3678a1146ad16f7e8649e94fb4fc21fe77e8310c060f61caaff8a HTTP/1.1\r\n\
+             host: registry\r\ncontent-length: 1000000\r\n\r\n{"
+        };
+        connection.write_all(words.as_bytes()).await.unwrap();
+        slow.push(connection);
+    }
+    let image = Image::of(vec![Layer::random(100_000)]);
+    registry.user("alice").push("team/app", "1", &image).await;
+    assert_eq!(registry.user("bob").pull_manifest("team/app", "1").await, image.manifest);
+}
+
+#[tokio::test]
+async fn a_body_that_stands_still_is_given_up_and_an_upload_keeps_what_came() {
+    let registry = TestRegistry::with(json!({ "http": { "limits": { "idlebodytimeout": "300ms" } } })).await;
+    let alice = registry.user("alice");
+    let upload = alice.begin_upload("team/app").await;
+    let words = format!(
+        "PATCH {} HTTP/1.1\r\nhost: registry\r\ncontent-length: 100\r\n\r\nno more than this",
+        upload.location()
+    );
+    let answer = say(&registry, &words).await;
+    assert!(answer.starts_with("HTTP/1.1 408 "), "{answer}");
+    assert_eq!(alice.upload_end(&upload).await, "no more than this".len());
+}
+
+#[tokio::test]
+async fn headers_that_do_not_end_are_given_up() {
+    let registry = TestRegistry::with(json!({ "http": { "limits": { "headertimeout": "300ms" } } })).await;
+    let answer = say(&registry, "GET /v2/ HTTP/1.1\r\nhost: registry\r\nx-slow: ").await;
+    assert!(!answer.contains(" 200 "), "{answer}");
+}
+
+#[tokio::test]
+async fn headers_that_are_too_long_are_refused() {
+    let registry = TestRegistry::start().await;
+    let words = format!("GET /v2/ HTTP/1.1\r\nhost: registry\r\nx-long: {}\r\n\r\n", "x".repeat(200_000));
+    let answer = say(&registry, &words).await;
+    assert!(answer.starts_with("HTTP/1.1 431 "), "{answer}");
+}
+
+#[tokio::test]
+async fn a_manifest_that_is_too_large_is_refused_before_it_is_sent() {
+    let registry = TestRegistry::start().await;
+    let words = "PUT /v2/team/app/manifests/1 HTTP/1.1\r\nhost: registry\r\nexpect: 100-continue\r\n\
+                 content-type: application/vnd.oci.image.manifest.v1+json\r\ncontent-length: 5000000\r\nconnection: close\r\n\r\n";
+    let answer = say(&registry, words).await;
+    assert!(answer.starts_with("HTTP/1.1 413 "), "no 100 comes first: {answer}");
+    assert!(answer.contains("SIZE_INVALID"), "{answer}");
+}
+
+#[tokio::test]
+async fn a_client_that_keeps_sending_reads_why_it_was_refused() {
+    let registry = TestRegistry::start().await;
+    let mut words =
+        "PUT /v2/team/app/manifests/1 HTTP/1.1\r\nhost: registry\r\ncontent-length: 6000000\r\n\r\n"
+            .to_owned();
+    words.push_str(&"x".repeat(6_000_000));
+    let answer = say(&registry, &words).await;
+    assert!(answer.starts_with("HTTP/1.1 413 "), "{}", &answer[..answer.len().min(200)]);
+}
