@@ -94,3 +94,35 @@ async fn a_client_that_keeps_sending_reads_why_it_was_refused() {
     let answer = say(&registry, &words).await;
     assert!(answer.starts_with("HTTP/1.1 413 "), "{}", &answer[..answer.len().min(200)]);
 }
+
+#[tokio::test]
+async fn requests_beyond_the_limit_are_told_to_come_back() {
+    let limits =
+        json!({ "http": { "limits": { "requests": { "write": { "maxrunning": 1, "maxinqueue": 0 } } } } });
+    let registry = TestRegistry::with(limits).await;
+    let alice = registry.user("alice");
+    let upload = alice.begin_upload("team/app").await;
+    let mut first = connect(&registry).await;
+    let words = format!(
+        "PATCH {} HTTP/1.1\r\nhost: registry\r\nexpect: 100-continue\r\ncontent-length: 3\r\n\r\n",
+        upload.location()
+    );
+    first.write_all(words.as_bytes()).await.unwrap();
+    // It has its turn once it is asked for its body.
+    let mut go_on = [0; 12];
+    first.read_exact(&mut go_on).await.unwrap();
+    assert_eq!(&go_on, b"HTTP/1.1 100");
+
+    let words = "POST /v2/team/app/blobs/uploads/ HTTP/1.1\r\nhost: registry\r\ncontent-length: 0\r\nconnection: close\r\n\r\n";
+    let refused = say(&registry, words).await;
+    assert!(refused.starts_with("HTTP/1.1 429 "), "{refused}");
+    assert!(refused.contains("TOOMANYREQUESTS") && refused.contains("retry-after: "), "{refused}");
+    // Reading is counted apart, and health not at all.
+    alice.get("/v2/").await.expect(hyper::StatusCode::OK);
+    alice.get("/readyz").await.expect(hyper::StatusCode::OK);
+    first.write_all(b"abc").await.unwrap();
+    let mut answer = Vec::new();
+    first.shutdown().await.unwrap();
+    first.read_to_end(&mut answer).await.unwrap();
+    assert_eq!(alice.upload_end(&upload).await, 3);
+}
