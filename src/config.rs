@@ -121,8 +121,6 @@ pub struct Config {
     pub tags: Tags,
     /// What is written to standard error.
     pub log: Log,
-    /// Where traces go.
-    pub tracing: Tracing,
     /// What readiness looks at.
     pub health: Health,
     /// Who is let in.
@@ -146,7 +144,7 @@ impl Config {
 pub struct Http {
     /// Where clients connect; never empty.
     pub listeners: Vec<Listener>,
-    /// Where health and metrics are answered.
+    /// Where health is answered.
     pub management: Management,
     /// Whether HTTP/2 is offered over TLS.
     pub http2: bool,
@@ -271,19 +269,11 @@ pub enum Locations {
     Below(Uri),
 }
 
-/// Where health and metrics are answered.
-#[derive(Clone, Debug, Eq, PartialEq)]
+/// Where health is answered.
+#[derive(Clone, Debug, Default, Eq, PartialEq)]
 pub struct Management {
-    /// A listener of their own, always plain HTTP; without one they are answered beside the API.
+    /// A listener of its own, always plain HTTP, beside those of the API.
     pub address: Option<Address>,
-    /// The path of the metrics, if they are to be had at all.
-    pub metrics: Option<String>,
-}
-
-impl Default for Management {
-    fn default() -> Self {
-        Self { address: None, metrics: Some("/metrics".to_owned()) }
-    }
 }
 
 /// What one client, or all of them, may use up.
@@ -556,15 +546,13 @@ pub struct Log {
     pub level: LogLevel,
     /// How a line looks.
     pub format: LogFormat,
-    /// What every line carries besides its own.
-    pub fields: BTreeMap<String, String>,
     /// Whether there is a line for each request.
     pub access: bool,
 }
 
 impl Default for Log {
     fn default() -> Self {
-        Self { level: LogLevel::Info, format: LogFormat::Auto, fields: BTreeMap::new(), access: true }
+        Self { level: LogLevel::Info, format: LogFormat::Auto, access: true }
     }
 }
 
@@ -590,13 +578,6 @@ pub enum LogFormat {
     Text,
     /// One JSON object a line.
     Json,
-}
-
-/// Where traces go.
-#[derive(Clone, Debug, Default, Eq, PartialEq)]
-pub struct Tracing {
-    /// The collector's OTLP/HTTP endpoint; without one there are no traces.
-    pub endpoint: Option<Uri>,
 }
 
 /// What readiness looks at.

@@ -9,7 +9,7 @@ use auth::Everyone;
 use storage::backend::Backend;
 use storage::backend::bucket::Bucket;
 use storage::backend::volume::{Access, Durability, Volume, VolumeOptions};
-use storage::{Registry, RegistryOptions};
+use storage::{Purge, Registry, RegistryOptions};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::task::JoinSet;
 
@@ -18,7 +18,7 @@ use crate::api::location::Urls;
 use crate::api::page::PageSizes;
 use crate::api::uploads::state::StateKey;
 use crate::api::{Api, ApiOptions};
-use crate::config::{self, Config, Mode, PurgeAction, Purging};
+use crate::config::{self, Config, Http, Mode, PurgeAction, Purging};
 use crate::health::Readiness;
 use crate::server::Server;
 
@@ -32,8 +32,16 @@ pub async fn serve(config: Config) -> anyhow::Result<()> {
     let registry = Registry::new(backend, registry_options(&config));
     let api = Api::new(Gate::new(Arc::new(Everyone), registry.clone()), api_options(&config));
     let readiness = Readiness::new();
-    let router = api.router().merge(readiness.router());
+    let health = readiness.router();
+    let router = api.router().merge(health.clone());
     let server = Server::bind(&config.http).await?;
+    let management = match &config.http.management.address {
+        Some(address) => {
+            let listeners = vec![config::Listener { address: address.clone(), tls: None }];
+            Some(Server::bind(&Http { listeners, ..Http::default() }).await?)
+        }
+        None => None,
+    };
 
     let mut background = JoinSet::new();
     if let Some(check) = config.health.storage.clone() {
@@ -45,6 +53,12 @@ pub async fn serve(config: Config) -> anyhow::Result<()> {
 
     for url in server.urls() {
         tracing::info!("listening on {url}");
+    }
+    if let Some(management) = management {
+        for url in management.urls() {
+            tracing::info!("health on {url}");
+        }
+        background.spawn(management.serve(health, std::future::pending()));
     }
     if io::stderr().is_terminal() {
         greet(&server, &config)?;
@@ -117,13 +131,17 @@ fn api_options(config: &Config) -> ApiOptions {
 
 /// Removes abandoned uploads for ever, beginning one interval after the start.
 async fn purge_uploads(registry: Registry, purging: Purging) {
-    let Purging::After { age, interval, action: PurgeAction::Remove } = purging else { return };
+    let Purging::After { age, interval, action } = purging else { return };
+    let purge = match action {
+        PurgeAction::Remove => Purge::Remove,
+        PurgeAction::Report => Purge::Report,
+    };
     let mut interval = tokio::time::interval_at(tokio::time::Instant::now() + interval, interval);
     loop {
         interval.tick().await;
-        match registry.purge_uploads(SystemTime::now() - age).await {
+        match registry.purge_uploads(SystemTime::now() - age, purge).await {
             Ok(0) => {}
-            Ok(uploads) => tracing::info!(uploads, "abandoned uploads removed"),
+            Ok(uploads) => tracing::info!(uploads, ?action, "abandoned uploads found"),
             Err(error) => {
                 tracing::warn!(error = &error as &dyn std::error::Error, "abandoned uploads not removed");
             }

@@ -27,26 +27,20 @@ const GO_FIELDS: [(&str, &str, &str); 4] = [
     ("tls", "minversion", "minimumtls"),
 ];
 
-/// Variables that others defined, and the key that each one sets.
-const FOREIGN: [(&str, [&str; 3]); 2] = [
-    ("OPENSHIFT_REGISTRY_HTTP_TLS_CIPHERSUITES", ["http", "tls", "ciphersuites"]),
-    ("OTEL_EXPORTER_OTLP_ENDPOINT", ["tracing", "otlp", "endpoint"]),
-];
+/// OpenShift's own variable, a list with commas, and the key that it sets.
+const CIPHER_SUITES: (&str, [&str; 3]) =
+    ("OPENSHIFT_REGISTRY_HTTP_TLS_CIPHERSUITES", ["http", "tls", "ciphersuites"]);
 
 /// Replaces in `root` what the environment says otherwise.
 pub(super) fn apply(root: &mut Node, environment: &BTreeMap<String, String>, problems: &mut Vec<Problem>) {
-    for (variable, path) in FOREIGN {
-        if let Some(text) = environment.get(variable).filter(|text| !text.is_empty()) {
-            let origin = Origin::Environment(Arc::from(variable));
-            let words = text
-                .split(',')
-                .map(|word| Node { content: Content::Text(word.trim().to_owned()), origin: origin.clone() });
-            let content = match path {
-                [.., "ciphersuites"] => Content::List(words.collect()),
-                _ => Content::Text(text.clone()),
-            };
-            problems.extend(replace(root, "", &path, Node { content, origin }).err());
-        }
+    let (variable, path) = CIPHER_SUITES;
+    if let Some(text) = environment.get(variable).filter(|text| !text.is_empty()) {
+        let origin = Origin::Environment(Arc::from(variable));
+        let words = text
+            .split(',')
+            .map(|word| Node { content: Content::Text(word.trim().to_owned()), origin: origin.clone() });
+        let content = Content::List(words.collect());
+        problems.extend(replace(root, "", &path, Node { content, origin }).err());
     }
     for (variable, text) in environment.iter().filter(|(variable, _)| *variable != FILE_VARIABLE) {
         let Some(path) = variable.strip_prefix(PREFIX) else { continue };

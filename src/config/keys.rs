@@ -15,7 +15,7 @@ use super::value::{Choice, NonZeroSize, Size, Suite, UrlPath};
 use super::{
     Address, Auth, Backend, Caches, Catalog, ClientCertificates, Concurrency, Config, Deletion, ForeignUrls,
     Health, Http, Limits, Listener, Locations, Log, Management, Mode, PurgeAction, Purging, Redirects,
-    Storage, StorageCheck, Sync, Tags, Tls, TlsVersion, Tracing, Uploads, Validation, Volume,
+    Storage, StorageCheck, Sync, Tags, Tls, TlsVersion, Uploads, Validation, Volume,
 };
 
 impl Config {
@@ -37,8 +37,8 @@ impl Config {
             tags: root.section("tags", |section| Tags::read(section, defaults.tags)),
             health: root.section("health", |section| Health::read(section, defaults.health)),
             log: Log::read(root, defaults.log),
-            tracing: root.section("tracing", Tracing::read),
         };
+        root.ignored("tracing", "this version sends no traces");
         root.ignored("notifications", "Wharf sends no events; the log has a line for each request");
         root.ignored("proxy", "Wharf does not fetch from other registries: it serves what was pushed to it");
         root.ignored("middleware", "Wharf serves blobs itself, without CDN, and has no plug-ins");
@@ -123,7 +123,7 @@ impl Http {
         let h2c = http.section("h2c", |h2c| {
             h2c.get("enabled", defaults.h2c, "Whether HTTP/2 is understood without TLS.")
         });
-        let management = http.section("debug", |debug| Management::read(debug, defaults.management));
+        let management = http.section("debug", Management::read);
         let (limits, uploads) = http.section("limits", |limits| {
             limits.stand_in("requests", requests);
             Limits::read(limits, defaults.limits, uploads)
@@ -173,25 +173,13 @@ fn read_address(section: &mut Section<'_, '_>) -> Option<Address> {
 }
 
 impl Management {
-    fn read(debug: &mut Section<'_, '_>, defaults: Self) -> Self {
-        let address: Option<Address> = debug.optional(
+    fn read(debug: &mut Section<'_, '_>) -> Self {
+        debug.ignored("prometheus", "this version has no metrics");
+        let address = debug.optional(
             "addr",
-            "A listener, always plain HTTP, for `/healthz`, `/readyz` and metrics; without one they lie beside the API.",
+            "A listener, always plain HTTP, for `/healthz` and `/readyz`, which are answered beside the API too.",
         );
-        let default_path = UrlPath(defaults.metrics.unwrap_or_default());
-        let (enabled, path) = debug.section("prometheus", |prometheus| {
-            let enabled = prometheus.get(
-                "enabled",
-                address.is_none(),
-                "Whether there are metrics. The default is false if `http.debug.addr` is set, as distribution has it.",
-            );
-            let UrlPath(path) = prometheus.get("path", default_path, "The path of the metrics.");
-            if path.is_empty() {
-                prometheus.problem("path", "the root is taken; try \"/metrics\"".to_owned());
-            }
-            (enabled, path)
-        });
-        Self { address, metrics: enabled.then_some(path) }
+        Self { address }
     }
 }
 
@@ -631,31 +619,17 @@ impl Log {
                 defaults.format,
                 "How a line looks; `auto` is text on a terminal and JSON elsewhere.",
             );
-            let fields = log.table::<String, String>("fields", "What every line carries besides its own.");
+            log.ignored(
+                "fields",
+                "lines carry what they tell; let what collects the log say where it came from",
+            );
             let access = log.section("accesslog", |access| {
                 !access.get("disabled", !defaults.access, "Whether requests are not logged.")
             });
             log.ignored("hooks", "Wharf sends no mail; let what collects the log raise the alarm");
             log.ignored("reportcaller", "lines tell what happened, not where in the program");
-            Self {
-                level,
-                format,
-                fields: fields.into_iter().map(|(name, values)| (name, values.join(","))).collect(),
-                access,
-            }
+            Self { level, format, access }
         })
-    }
-}
-
-impl Tracing {
-    fn read(tracing: &mut Section<'_, '_>) -> Self {
-        let endpoint = tracing.section("otlp", |otlp| {
-            otlp.optional(
-                "endpoint",
-                "Where traces go, by OTLP over HTTP, as in `http://collector:4318`; `OTEL_EXPORTER_OTLP_ENDPOINT` sets it too.",
-            )
-        });
-        Self { endpoint }
     }
 }
 
@@ -681,7 +655,7 @@ impl<'n> OpenShift<'n> {
         openshift.ignored("auth", "realms are read from \"auth.openshift\", once this version has logins");
         openshift.ignored("server", "clients are told relative locations, so no address is needed");
         openshift.ignored("audit", "Wharf writes one log for everything");
-        openshift.ignored("metrics", "metrics are set up by \"http.debug.prometheus\"");
+        openshift.ignored("metrics", "this version has no metrics");
         openshift.ignored("quota", "Wharf counts nobody's images");
         openshift.ignored("pullthrough", "Wharf does not fetch from other registries");
         openshift.ignored("compatibility", "schema 2 and OCI manifests are always accepted");

@@ -92,7 +92,7 @@ http:
   headers: {X-Content-Type-Options: [nosniff], X-Name: one}
   http2: {disabled: yes}
   h2c: {enabled: on}
-  debug: {addr: ':5001', prometheus: {enabled: true, path: /numbers}}
+  debug: {addr: ':5001'}
   tls: {certificate: tls.crt, key: tls.key, clientcas: [ca.pem], minimumtls: tls1.3}
   listeners: [{addr: '[::1]:5000', tls: false}, {addr: /run/wharf.sock}]
   limits: {headerbytes: 8KiB, requests: {write: {maxrunning: 4, maxinqueue: 2, maxwaitinqueue: 1s}}}
@@ -104,9 +104,8 @@ storage:
 validation:
   manifests: {urls: {deny: ['^http:']}, indexes: {platforms: none}}
 catalog: {maxentries: 5}
-log: {level: warn, formatter: logstash, fields: {zone: 7}, accesslog: {disabled: true}}
+log: {level: warn, formatter: logstash, accesslog: {disabled: true}}
 health: {storagedriver: {enabled: false}}
-tracing: {otlp: {endpoint: 'http://collector:4318'}}
 ",
         )
         .config;
@@ -132,7 +131,6 @@ tracing: {otlp: {endpoint: 'http://collector:4318'}}
         assert_eq!(http.drain_timeout, Duration::from_secs(90));
         assert_eq!(http.headers["x-name"], "one");
         assert_eq!((http.http2, http.h2c), (false, true));
-        assert_eq!(http.management.metrics.as_deref(), Some("/numbers"));
         assert_eq!(http.limits.header_bytes.get(), 8192);
         assert_eq!(
             http.limits.writes,
@@ -158,10 +156,8 @@ tracing: {otlp: {endpoint: 'http://collector:4318'}}
         assert_eq!(config.validation.missing_references, storage::MissingReferences::AllowChildren);
         assert_eq!(config.catalog.max_entries.get(), 5);
         assert_eq!((config.log.level, config.log.format), (LogLevel::Warn, LogFormat::Json));
-        assert_eq!(config.log.fields["zone"], "7");
         assert!(!config.log.access);
         assert_eq!(config.health.storage, None);
-        assert!(config.tracing.endpoint.is_some());
     }
 
     #[test]
@@ -265,13 +261,11 @@ mod the_environment {
                 ("REGISTRY_HTTP_SECRET", "0123"),
                 ("REGISTRY_STORAGE_FILESYSTEM_ROOTDIRECTORY", "/b"),
                 ("REGISTRY_STORAGE_DELETE_ENABLED", "true"),
-                ("REGISTRY_LOG_FIELDS_ZONE", "eu"),
             ],
         );
         assert_eq!(addresses(&loaded), [":6000"]);
         assert_eq!(loaded.config.http.secret, Some(Secret::new("0123")));
         assert_eq!(loaded.config.storage.deletion, Deletion::Allowed);
-        assert_eq!(loaded.config.log.fields["zone"], "eu");
         let root = loaded.settings.iter().find(|setting| setting.key.ends_with("rootdirectory")).unwrap();
         assert_eq!(
             (root.value.as_str(), root.origin.to_string().as_str()),
@@ -399,22 +393,29 @@ fn the_configurations_that_others_ship_are_understood() {
         (
             "distribution-2-dev.yml",
             include_str!("../../tests/fixtures/config/distribution-2-dev.yml"),
-            &["storage.cache.blobdescriptor", "log.hooks", "notifications", "redis"],
+            &[
+                "http.debug.prometheus",
+                "storage.cache.blobdescriptor",
+                "log.fields",
+                "log.hooks",
+                "notifications",
+                "redis",
+            ],
         ),
         (
             "distribution-2-old.yml",
             include_str!("../../tests/fixtures/config/distribution-2-old.yml"),
-            &["notifications", "redis"],
+            &["log.fields", "notifications", "redis"],
         ),
         (
             "distribution-3-dev.yml",
             include_str!("../../tests/fixtures/config/distribution-3-dev.yml"),
-            &["storage.tag.concurrencylimit"],
+            &["http.debug.prometheus", "storage.tag.concurrencylimit", "log.fields"],
         ),
         (
             "distribution-3-cache.yml",
             include_str!("../../tests/fixtures/config/distribution-3-cache.yml"),
-            &["storage.cache.blobdescriptor", "notifications", "proxy", "redis"],
+            &["storage.cache.blobdescriptor", "log.fields", "notifications", "proxy", "redis"],
         ),
     ];
     for (name, text, expected) in loads {

@@ -35,4 +35,4 @@ pub use registry::{AnyRepository, Deleter, Reader, Registry, RegistryOptions, Wr
 pub use repository_name::{RepositoryName, RepositoryNameError};
 pub use tag::{Tag, TagError};
 pub use tags::TagPage;
-pub use uploads::{FinishError, ReceiveError, Upload};
+pub use uploads::{FinishError, Purge, ReceiveError, Upload};

@@ -60,6 +60,15 @@ pub enum FinishError {
     Backend(#[from] BackendError),
 }
 
+/// What is done to an upload that nobody finishes.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Purge {
+    /// It is forgotten.
+    Remove,
+    /// It is named in the log, and stays.
+    Report,
+}
+
 impl Writer {
     /// Begins an upload whose content is expected to be named by a digest of `algorithm`. Another one works too, but has its
     /// content read once more at the end.
@@ -179,9 +188,9 @@ impl Upload {
 }
 
 impl Registry {
-    /// Forgets every upload that was last written to before `deadline`, and answers how many those were. An upload that cannot be
+    /// Finds every upload that was last written to before `deadline`, does `what` to it, and answers how many those were. An upload that cannot be
     /// judged or removed is logged and left for the next time.
-    pub async fn purge_uploads(&self, deadline: SystemTime) -> Result<usize, BackendError> {
+    pub async fn purge_uploads(&self, deadline: SystemTime, what: Purge) -> Result<usize, BackendError> {
         const BATCH: usize = 1000;
         let backend = &*self.0.backend;
         let mut purged = 0;
@@ -193,7 +202,7 @@ impl Registry {
                 let page = backend.children(&folder, after.as_deref(), BATCH).await?;
                 for id in page.names.iter().filter_map(|name| name.parse::<UploadId>().ok()) {
                     let upload = UploadKey { repository: repository.clone(), id };
-                    match purge(backend, &upload, deadline).await {
+                    match purge(backend, &upload, deadline, what).await {
                         Ok(true) => purged += 1,
                         Ok(false) => {}
                         Err(error) => {
@@ -215,10 +224,15 @@ async fn purge(
     backend: &dyn crate::backend::Backend,
     upload: &UploadKey,
     deadline: SystemTime,
+    what: Purge,
 ) -> Result<bool, BackendError> {
     match backend.upload(upload).await? {
         Some(status) if status.touched < deadline => {}
         _ => return Ok(false),
+    }
+    if what == Purge::Report {
+        tracing::info!(%upload, "abandoned upload");
+        return Ok(true);
     }
     // Opening it shows that nobody is writing to it.
     match backend.stage(upload).await {

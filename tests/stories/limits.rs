@@ -126,3 +126,19 @@ async fn requests_beyond_the_limit_are_told_to_come_back() {
     first.read_to_end(&mut answer).await.unwrap();
     assert_eq!(alice.upload_end(&upload).await, 3);
 }
+
+#[tokio::test]
+async fn health_has_a_listener_of_its_own_where_one_is_set() {
+    let folder = tempfile::tempdir().unwrap();
+    let socket = folder.path().join("health.sock");
+    let registry = TestRegistry::with(json!({ "http": { "debug": { "addr": socket } } })).await;
+    registry.user("alice").get("/readyz").await.expect(hyper::StatusCode::OK);
+    let mut connection = tokio::net::UnixStream::connect(&socket).await.unwrap();
+    connection
+        .write_all(b"GET /healthz HTTP/1.1\r\nhost: health\r\nconnection: close\r\n\r\n")
+        .await
+        .unwrap();
+    let mut answer = String::new();
+    connection.read_to_string(&mut answer).await.unwrap();
+    assert!(answer.starts_with("HTTP/1.1 200 ") && answer.ends_with("alive\n"), "{answer}");
+}

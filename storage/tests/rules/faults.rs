@@ -9,7 +9,9 @@ use std::time::{Duration, SystemTime};
 use storage::backend::Fault;
 use storage::backend::around::Surrounded;
 use storage::backend::fault::{Failure, Faults, Moment};
-use storage::{Algorithm, Digest, MissingReferences, Reference, Registry, RegistryOptions, UploadId, layout};
+use storage::{
+    Algorithm, Digest, MissingReferences, Purge, Reference, Registry, RegistryOptions, UploadId, layout,
+};
 
 use super::empty_registry;
 use crate::harness::{Artifact, TestRegistry, body, name, pull};
@@ -260,9 +262,9 @@ async fn what_a_purge_leaves_the_next_one_takes() {
         let faulty = Surrounded::new(store.backend.clone(), faults.clone());
         let registry = Registry::new(Arc::new(faulty), RegistryOptions::default());
         faults.fail(call, Failure { fault: Fault::Unavailable, moment: Moment::Before });
-        let first = registry.purge_uploads(later()).await;
+        let first = registry.purge_uploads(later(), Purge::Remove).await;
         let reached = faults.heal().len() > call;
-        let second = registry.purge_uploads(later()).await.unwrap();
+        let second = registry.purge_uploads(later(), Purge::Remove).await.unwrap();
         if let Ok(first) = first {
             assert_eq!(first + second, 3);
         }

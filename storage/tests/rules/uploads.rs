@@ -5,7 +5,7 @@ use std::time::{Duration, SystemTime};
 use futures_util::{StreamExt, stream};
 use proptest::prelude::*;
 use storage::backend::{BackendError, Fault};
-use storage::{Algorithm, Digest, FinishError, ReceiveError, Registry, RegistryOptions, layout};
+use storage::{Algorithm, Digest, FinishError, Purge, ReceiveError, Registry, RegistryOptions, layout};
 
 use super::{CASES, empty_registry};
 use crate::harness::{HungUp, body, cases, name, pull, tell};
@@ -131,14 +131,16 @@ async fn old_uploads_are_purged_unless_somebody_writes_to_them() {
     let written_to = writer.resume_upload(id).await.unwrap().unwrap();
 
     let hour = Duration::from_secs(60 * 60);
-    assert_eq!(registry.registry.purge_uploads(SystemTime::now() - hour).await.unwrap(), 0);
-    assert_eq!(registry.registry.purge_uploads(SystemTime::now() + hour).await.unwrap(), 2);
+    assert_eq!(registry.registry.purge_uploads(SystemTime::now() - hour, Purge::Remove).await.unwrap(), 0);
+    assert_eq!(registry.registry.purge_uploads(SystemTime::now() + hour, Purge::Remove).await.unwrap(), 2);
     for (writer, id) in &begun[1..] {
         assert!(writer.upload(*id).await.unwrap().is_none());
     }
     assert!(writer.upload(id).await.unwrap().is_some());
     drop(written_to);
-    assert_eq!(registry.registry.purge_uploads(SystemTime::now() + hour).await.unwrap(), 1);
+    assert_eq!(registry.registry.purge_uploads(SystemTime::now() + hour, Purge::Report).await.unwrap(), 1);
+    assert!(writer.upload(id).await.unwrap().is_some(), "it was only reported");
+    assert_eq!(registry.registry.purge_uploads(SystemTime::now() + hour, Purge::Remove).await.unwrap(), 1);
 }
 
 #[tokio::test]
