@@ -17,23 +17,25 @@ build: ## build the server: target/release/wharf
 
 lint: ## check formatting, code, dependencies and documentation, as CI does
 	cargo fmt --all --check
+	cargo fmt --manifest-path fuzz/Cargo.toml --check
 	cargo clippy --workspace --all-targets --locked -- -D warnings
 	@$(MAKE) --no-print-directory deny doc
 
 fmt: ## format the code
 	cargo fmt --all
+	cargo fmt --manifest-path fuzz/Cargo.toml
 
 doc: ## build the code's documentation: target/doc/wharf/index.html
 	RUSTDOCFLAGS="-D warnings" cargo doc --workspace --no-deps --locked
 
 deny: ## check the dependencies' licences and sources
-	@PATH="$$(tools/cargo.sh):$$PATH" && cargo deny --locked --log-level warn check licenses bans sources
+	@PATH="$$(tools/cargo.sh deny):$$PATH" && cargo deny --locked --log-level warn check licenses bans sources
 
 audit: ## check the dependencies for known vulnerabilities (fetches the advisory database)
-	@PATH="$$(tools/cargo.sh):$$PATH" && cargo deny --locked check advisories
+	@PATH="$$(tools/cargo.sh deny):$$PATH" && cargo deny --locked check advisories
 
 bench: ## measure the server beside nginx and other registries
 	bench/run
 
-fuzz: ## feed the parsers with made-up input for a while
+fuzz: ## feed each parser with made-up input for a minute
 	fuzz/run
