@@ -1,6 +1,6 @@
 # `make` alone prints the targets. CI calls the same ones.
 
-.PHONY: help run test build lint fmt doc deny audit bench fuzz
+.PHONY: help run test build lint fmt doc deny audit ci fuzz
 .DEFAULT_GOAL := help
 
 help: ## print this list
@@ -34,8 +34,8 @@ deny: ## check the dependencies' licences and sources
 audit: ## check the dependencies for known vulnerabilities (fetches the advisory database)
 	@PATH="$$(tools/cargo.sh deny):$$PATH" && cargo deny --locked check advisories
 
-bench: ## measure the server beside nginx and other registries
-	bench/run
+ci: ## do all that CI does: lint, then test, with nothing skipped
+	.ci/run
 
 fuzz: ## feed each parser with made-up input for a minute
 	fuzz/run

@@ -40,5 +40,6 @@ if [ -s "$scratch/skipped" ]; then
     echo "skipped:"
     sed 's/^/  /' "$scratch/skipped"
 fi
-echo "$passed passed, $failed failed, $skipped skipped"
+mkdir -p "${CARGO_TARGET_DIR:-target}"
+echo "$passed passed, $failed failed, $skipped skipped" | tee "${CARGO_TARGET_DIR:-target}/test-counts"
 [ "$failed" = 0 ] && { [ "${CI:-}" != true ] || [ "$skipped" = 0 ]; }
