@@ -19,7 +19,7 @@ pub fn init(log: &Log) {
     };
     let mut targets = Targets::new().with_default(Level::WARN.min(level)).with_target("wharf", level);
     if log.access {
-        targets = targets.with_target("access", Level::INFO);
+        targets = targets.with_target(crate::server::ACCESS_LOG, Level::INFO);
     }
     let text = match log.format {
         LogFormat::Auto => io::stderr().is_terminal(),

@@ -7,4 +7,5 @@ mod clients;
 mod conformance;
 mod faults;
 mod harness;
+mod server;
 mod stories;

@@ -269,7 +269,6 @@ mod tests {
 
     use super::*;
     use crate::server::sendfile::SendfileSocket;
-
     use crate::server::socket::{Socket, Stream};
 
     const MIB: usize = 1024 * 1024;
@@ -287,7 +286,7 @@ mod tests {
         let (server, _) = listener.accept().await.unwrap();
         let queue = SendfileQueue::default();
         let socket =
-            SendfileSocket::new(Socket::new(Stream::Tcp(server), Duration::from_secs(30)), queue.clone());
+            SendfileSocket::new(Socket::new(Stream::Tcp(server), Duration::from_secs(60)), queue.clone());
         let file = Arc::clone(file);
         let service = service_fn(move |request: Request<hyper::body::Incoming>| {
             let path = &request.uri().path()[1..];
@@ -444,7 +443,7 @@ mod tests {
         let (server, _) = listener.accept().await.unwrap();
         let queue = SendfileQueue::default();
         let socket =
-            SendfileSocket::new(Socket::new(Stream::Tcp(server), Duration::from_secs(30)), queue.clone());
+            SendfileSocket::new(Socket::new(Stream::Tcp(server), Duration::from_secs(60)), queue.clone());
         let service = service_fn(move |_: Request<hyper::body::Incoming>| {
             let text =
                 |text: &'static str| Full::new(Bytes::from(text)).map_err(|never| match never {}).boxed();

@@ -41,8 +41,7 @@ impl Patience {
             self.waiting = false;
             return polled;
         }
-        let deadline = || Instant::now() + self.limit;
-        let timer = self.timer.get_or_insert_with(|| Box::pin(tokio::time::sleep_until(deadline())));
+        let timer = self.timer.get_or_insert_with(|| Box::pin(tokio::time::sleep(self.limit)));
         if !self.waiting {
             self.waiting = true;
             timer.as_mut().reset(Instant::now() + self.limit);

@@ -3,7 +3,7 @@
 
 use std::io;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, PoisonError, RwLock};
+use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::time::Duration;
 
 use rustls::pki_types::pem::PemObject;
@@ -59,20 +59,21 @@ pub enum TlsError {
 }
 
 /// The TLS of one listener: what new connections are to use, kept up to date.
-#[derive(Debug)]
 pub(super) struct Certificates {
     settings: Tls,
     protocols: Vec<Vec<u8>>,
+    /// What the files held when they were last looked at.
+    seen: Mutex<Files>,
     current: RwLock<Arc<ServerConfig>>,
 }
 
 impl Certificates {
     /// Reads the files. `protocols` are those offered by ALPN, the best one first.
-    pub(super) fn load(settings: &Tls, protocols: &[&[u8]]) -> Result<(Self, Files), TlsError> {
+    pub(super) fn load(settings: &Tls, protocols: &[&[u8]]) -> Result<Self, TlsError> {
         let protocols: Vec<Vec<u8>> = protocols.iter().map(|protocol| protocol.to_vec()).collect();
         let files = Files::read(settings)?;
         let current = RwLock::new(Arc::new(files.server_config(settings, &protocols)?));
-        Ok((Self { settings: settings.clone(), protocols, current }, files))
+        Ok(Self { settings: settings.clone(), protocols, seen: Mutex::new(files), current })
     }
 
     /// What a connection that begins now is to use.
@@ -80,24 +81,21 @@ impl Certificates {
         Arc::clone(&self.current.read().unwrap_or_else(PoisonError::into_inner))
     }
 
-    /// Looks at the files for ever, and uses what is new in them if it can be used. `files` is what is in use.
-    pub(super) async fn keep_current(self: Arc<Self>, mut files: Files) {
+    /// Looks at the files for ever, and uses what is new in them if it can be used.
+    pub(super) async fn keep_current(self: Arc<Self>) {
         loop {
             tokio::time::sleep(RELOAD_INTERVAL).await;
             let this = Arc::clone(&self);
-            let looked = tokio::task::spawn_blocking(move || {
-                this.use_if_new(&mut files);
-                files
-            });
-            // The runtime ends: so does this.
-            let Ok(seen) = looked.await else { return };
-            files = seen;
+            if tokio::task::spawn_blocking(move || this.use_if_new()).await.is_err() {
+                return;
+            }
         }
     }
 
     /// Each change is tried once: while a bad one lasts, the log says so once and the last good one is used.
-    fn use_if_new(&self, seen: &mut Files) {
+    fn use_if_new(&self) {
         let certificate = self.settings.certificate.display();
+        let mut seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
         let found = match Files::read(&self.settings) {
             Ok(found) => found,
             Err(error) => {
@@ -125,7 +123,7 @@ impl Certificates {
 
 /// The contents of all files that a listener's TLS is made of.
 #[derive(Eq, PartialEq)]
-pub(super) struct Files {
+struct Files {
     certificate: Vec<u8>,
     key: Vec<u8>,
     authorities: Vec<(PathBuf, Vec<u8>)>,
@@ -209,4 +207,44 @@ fn certificates(path: &Path, contents: &[u8]) -> Result<Vec<CertificateDer<'stat
     let not_pem = || TlsError::NotPem { path: path.to_owned(), needed: "certificate" };
     let chain: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(contents).collect();
     chain.ok().filter(|chain| !chain.is_empty()).ok_or_else(not_pem)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn write_pair(folder: &Path) -> rcgen::CertifiedKey<rcgen::KeyPair> {
+        let pair = rcgen::generate_simple_self_signed(["localhost".to_owned()]).unwrap();
+        std::fs::write(folder.join("tls.crt"), pair.cert.pem()).unwrap();
+        std::fs::write(folder.join("tls.key"), pair.signing_key.serialize_pem()).unwrap();
+        pair
+    }
+
+    #[test]
+    fn a_changed_pair_that_cannot_be_used_leaves_the_old_one() {
+        let folder = tempfile::tempdir().unwrap();
+        write_pair(folder.path());
+        let settings = Tls {
+            certificate: folder.path().join("tls.crt"),
+            key: folder.path().join("tls.key"),
+            clients: ClientCertificates::NotAsked,
+            minimum_version: TlsVersion::Tls12,
+            cipher_suites: Vec::new(),
+        };
+        let certificates = Certificates::load(&settings, &[]).map_err(|error| error.to_string()).unwrap();
+        let first = certificates.current();
+
+        // The key of another certificate; then no key at all.
+        let other = rcgen::generate_simple_self_signed(["localhost".to_owned()]).unwrap();
+        std::fs::write(&settings.key, other.signing_key.serialize_pem()).unwrap();
+        certificates.use_if_new();
+        assert!(Arc::ptr_eq(&first, &certificates.current()));
+        std::fs::write(&settings.key, "").unwrap();
+        certificates.use_if_new();
+        assert!(Arc::ptr_eq(&first, &certificates.current()));
+
+        write_pair(folder.path());
+        certificates.use_if_new();
+        assert!(!Arc::ptr_eq(&first, &certificates.current()));
+    }
 }

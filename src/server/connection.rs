@@ -1,0 +1,175 @@
+//! One connection from accept to close: which protocol it speaks, and how it is brought to an end.
+
+use std::net::SocketAddr;
+use std::pin::pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
+
+use hyper::service::service_fn;
+use hyper_util::rt::TokioIo;
+use hyper_util::server::graceful::GracefulConnection;
+use rustls::ServerConfig;
+use rustls::pki_types::CertificateDer;
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::time::timeout;
+use tokio_rustls::TlsAcceptor;
+use tokio_util::sync::CancellationToken;
+
+use super::Shared;
+use super::limits::Place;
+use super::request::{Connection, Peer, answer};
+use super::sendfile::{SendfileQueue, SendfileSocket};
+use super::socket::{Socket, Stream};
+
+/// What HTTP/2 calls itself in ALPN.
+pub(super) const ALPN_HTTP2: &[u8] = b"h2";
+
+/// What HTTP/1.1 calls itself in ALPN.
+pub(super) const ALPN_HTTP1: &[u8] = b"http/1.1";
+
+/// The first bytes of HTTP/2 without TLS.
+const HTTP2_PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
+
+/// How long an HTTP/2 connection stays open without a request.
+const HTTP2_IDLE: Duration = Duration::from_secs(180);
+
+/// How much goes on on a connection.
+#[derive(Debug, Default)]
+pub(super) struct Activity {
+    begun: AtomicUsize,
+    under_way: AtomicUsize,
+}
+
+impl Activity {
+    pub(super) fn begin(&self) {
+        self.begun.fetch_add(1, Ordering::Relaxed);
+        self.under_way.fetch_add(1, Ordering::Relaxed);
+    }
+
+    pub(super) fn end(&self) {
+        self.under_way.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+/// A client that was accepted.
+pub(super) struct Accepted {
+    pub(super) stream: Stream,
+    pub(super) address: Option<SocketAddr>,
+    pub(super) tls: Option<Arc<ServerConfig>>,
+    pub(super) place: Place,
+}
+
+/// Serves one client until it leaves. Once `stopping` is cancelled only the requests under way are finished.
+pub(super) async fn serve(shared: Arc<Shared>, accepted: Accepted, stopping: CancellationToken) {
+    let Accepted { stream, address, tls, place } = accepted;
+    let mut socket = Socket::new(stream, shared.idle_body_timeout);
+    let unread = socket.unread_body();
+    let activity = Arc::new(Activity::default());
+    let connection = |certificates: Vec<CertificateDer<'static>>, sendfile| {
+        let peer = Arc::new(Peer { address, encrypted: tls.is_some(), certificates });
+        let (activity, unread) = (Arc::clone(&activity), unread.clone());
+        Arc::new(Connection { peer, activity, unread, sendfile, is_spare: place.is_spare })
+    };
+    let Some(tls) = &tls else {
+        let speaks_http2 = shared.h2c && {
+            let preface = timeout(shared.header_timeout, socket.begins_with(HTTP2_PREFACE));
+            tokio::select! {
+                preface = preface => match preface {
+                    Ok(Ok(speaks_http2)) => speaks_http2,
+                    Ok(Err(_)) | Err(_) => return,
+                },
+                () = stopping.cancelled() => return,
+            }
+        };
+        if speaks_http2 {
+            return Box::pin(serve_http2(&shared, socket, connection(Vec::new(), None), &stopping)).await;
+        }
+        let queue = SendfileQueue::default();
+        let socket = SendfileSocket::new(socket, queue.clone());
+        return Box::pin(serve_http1(&shared, socket, connection(Vec::new(), Some(queue)), &stopping)).await;
+    };
+
+    let handshake = timeout(shared.header_timeout, TlsAcceptor::from(Arc::clone(tls)).accept(socket));
+    let stream = tokio::select! {
+        stream = Box::pin(handshake) => stream,
+        () = stopping.cancelled() => return,
+    };
+    let stream = match stream {
+        Ok(Ok(stream)) => stream,
+        Ok(Err(error)) => return tracing::debug!(?address, %error, "TLS handshake failed"),
+        Err(_) => return tracing::debug!(?address, "TLS handshake took too long"),
+    };
+    let session = stream.get_ref().1;
+    let certificates = session.peer_certificates().unwrap_or_default();
+    let connection =
+        connection(certificates.iter().map(|certificate| certificate.clone().into_owned()).collect(), None);
+    if session.alpn_protocol() == Some(ALPN_HTTP2) {
+        Box::pin(serve_http2(&shared, stream, connection, &stopping)).await;
+    } else {
+        Box::pin(serve_http1(&shared, stream, connection, &stopping)).await;
+    }
+}
+
+async fn serve_http1(
+    shared: &Arc<Shared>,
+    socket: impl AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    connection: Arc<Connection>,
+    stopping: &CancellationToken,
+) {
+    let service = {
+        let (shared, connection) = (Arc::clone(shared), Arc::clone(&connection));
+        service_fn(move |request| answer(Arc::clone(&shared), Arc::clone(&connection), request))
+    };
+    drive(shared.http1.serve_connection(TokioIo::new(socket), service), None, stopping).await;
+}
+
+async fn serve_http2(
+    shared: &Arc<Shared>,
+    socket: impl AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    connection: Arc<Connection>,
+    stopping: &CancellationToken,
+) {
+    let service = {
+        let (shared, connection) = (Arc::clone(shared), Arc::clone(&connection));
+        service_fn(move |request| answer(Arc::clone(&shared), Arc::clone(&connection), request))
+    };
+    let http = shared.http2.serve_connection(TokioIo::new(socket), service);
+    drive(http, Some(&connection.activity), stopping).await;
+}
+
+/// Runs a connection to its end. One whose `activity` is watched is closed when it has long had no request; HTTP/1.1
+/// has its time limit for headers instead.
+async fn drive<C>(http: C, activity: Option<&Activity>, stopping: &CancellationToken)
+where
+    C: GracefulConnection,
+    C::Error: std::fmt::Display,
+{
+    let mut http = pin!(http);
+    let mut stopped = false;
+    let mut begun_before = usize::MAX;
+    loop {
+        tokio::select! {
+            biased;
+            ended = http.as_mut() => {
+                if let Err(error) = ended {
+                    tracing::debug!(%error, "connection ended");
+                }
+                return;
+            }
+            () = stopping.cancelled(), if !stopped => {
+                stopped = true;
+                http.as_mut().graceful_shutdown();
+            }
+            () = tokio::time::sleep(HTTP2_IDLE), if activity.is_some() && !stopped => {
+                let Some(activity) = activity else { continue };
+                let begun = activity.begun.load(Ordering::Relaxed);
+                if begun == begun_before && activity.under_way.load(Ordering::Relaxed) == 0 {
+                    stopped = true;
+                    http.as_mut().graceful_shutdown();
+                }
+                begun_before = begun;
+            }
+        }
+    }
+}

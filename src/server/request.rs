@@ -1,0 +1,355 @@
+//! One request from its head to the last byte of the answer: its id, its turn, its time limits, its line in the log.
+
+use std::convert::Infallible;
+use std::fmt;
+use std::hash::{BuildHasher, RandomState};
+use std::io;
+use std::net::SocketAddr;
+use std::pin::Pin;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, LazyLock};
+use std::task::{Context, Poll, ready};
+use std::time::{Duration, Instant};
+
+use axum::body::Body as RouterBody;
+use axum::response::IntoResponse;
+use bytes::Bytes;
+use http::uri::Scheme;
+use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Response, StatusCode, Uri, Version, header};
+use http_body::{Body, Frame, SizeHint};
+use hyper::body::Incoming;
+use rustls::pki_types::CertificateDer;
+use tokio::sync::OwnedSemaphorePermit;
+use tower::ServiceExt;
+use tracing::field::Empty;
+use tracing::{Instrument, Level, Span};
+
+use super::limits::{Patience, TooMany};
+use super::sendfile::SendfileQueue;
+use super::socket::UnreadBody;
+use super::{Activity, Shared};
+use crate::api::error::ApiError;
+use crate::health;
+
+/// The header that names a request, in both directions.
+pub const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
+
+/// The target of the events that make up the access log, at level `info`.
+pub const ACCESS_LOG: &str = "access";
+
+/// When those who were refused are told to come back.
+const RETRY_AFTER: Duration = Duration::from_secs(1);
+
+/// Whom a connection is with: an extension, as `Arc<Peer>`, of each of its requests.
+#[derive(Debug)]
+pub struct Peer {
+    /// The client's address; there is none on a Unix socket.
+    pub address: Option<SocketAddr>,
+    /// Whether the connection is encrypted.
+    pub encrypted: bool,
+    /// The certificates that the client showed, and that were verified, its own first.
+    pub certificates: Vec<CertificateDer<'static>>,
+}
+
+/// Names one request, in logs and in answers: an extension of each request. Its text is made only where it is needed.
+#[derive(Clone, Debug)]
+pub struct RequestId(Id);
+
+#[derive(Clone, Debug)]
+enum Id {
+    Given(HeaderValue),
+    Counted(u64),
+}
+
+impl RequestId {
+    /// Takes the id that the client, or a proxy, gave the request if it may stand in a log, and makes one otherwise.
+    fn of(headers: &HeaderMap) -> Self {
+        static COUNT: AtomicU64 = AtomicU64::new(0);
+        match headers.get(REQUEST_ID).filter(|given| is_sane(given.as_bytes())) {
+            Some(given) => Self(Id::Given(given.clone())),
+            None => Self(Id::Counted(COUNT.fetch_add(1, Ordering::Relaxed))),
+        }
+    }
+
+    fn to_header(&self) -> HeaderValue {
+        match &self.0 {
+            Id::Given(given) => given.clone(),
+            Id::Counted(_) => {
+                HeaderValue::try_from(self.to_string()).expect("hexadecimal digits are a header value")
+            }
+        }
+    }
+}
+
+fn is_sane(id: &[u8]) -> bool {
+    (1..=128).contains(&id.len())
+        && id.iter().all(|byte| byte.is_ascii_alphanumeric() || b"-_.:/+=".contains(byte))
+}
+
+impl fmt::Display for RequestId {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        static PROCESS: LazyLock<u64> = LazyLock::new(|| RandomState::new().hash_one(0));
+        match &self.0 {
+            Id::Given(given) => formatter.write_str(&String::from_utf8_lossy(given.as_bytes())),
+            Id::Counted(count) => write!(formatter, "{:016x}{count:08x}", *PROCESS),
+        }
+    }
+}
+
+/// What a connection's requests have in common.
+#[derive(Debug)]
+pub(super) struct Connection {
+    pub(super) peer: Arc<Peer>,
+    pub(super) activity: Arc<Activity>,
+    pub(super) unread: UnreadBody,
+    /// There is one on plain HTTP/1.1.
+    pub(super) sendfile: Option<SendfileQueue>,
+    /// Whether only questions about health are answered, because too many connections are open.
+    pub(super) is_spare: bool,
+}
+
+/// Answers one request, by the router if the limits let it through.
+pub(super) async fn answer(
+    shared: Arc<Shared>,
+    connection: Arc<Connection>,
+    request: Request<Incoming>,
+) -> Result<Response<ResponseBody>, Infallible> {
+    let (mut head, incoming) = request.into_parts();
+    let id = RequestId::of(&head.headers);
+    let under_way = UnderWay::begin(&connection.activity);
+    let mut line = AccessLine::begin(&id, &connection.peer, &head);
+    let version = head.version;
+
+    let has_body = !incoming.is_end_stream();
+    connection.unread.set(has_body);
+    let body = if has_body {
+        let patience = Patience::new(shared.idle_body_timeout);
+        RouterBody::new(RequestBody { incoming, patience, unread: connection.unread.clone() })
+    } else {
+        RouterBody::empty()
+    };
+    let (mut response, turn) = match turn(&shared, &connection, &head.method, &head.uri).await {
+        Ok(turn) => {
+            let span = span(&id, &head.method);
+            head.extensions.insert(Arc::clone(&connection.peer));
+            head.extensions.insert(id.clone());
+            if connection.peer.encrypted {
+                // What HTTP/1.1 does not say, and absolute URLs in answers need to know.
+                head.extensions.insert(Scheme::HTTPS);
+            }
+            if let Some(queue) = &connection.sendfile {
+                head.extensions.insert(queue.clone());
+            }
+            let request = Request::from_parts(head, body);
+            let Ok(response) = shared.router.clone().oneshot(request).instrument(span.clone()).await;
+            log_failure(&response, &span);
+            (response, turn)
+        }
+        Err(TooMany) => {
+            // Dropped unread: a client that waits for 100 is told this instead.
+            drop(body);
+            (ApiError::TooManyRequests { retry_after: RETRY_AFTER }.into_response(), None)
+        }
+    };
+
+    let status = response.status();
+    let headers = response.headers_mut();
+    for (name, value) in &shared.headers {
+        headers.append(name, value.clone());
+    }
+    if matches!(id.0, Id::Given(_)) || status.is_client_error() || status.is_server_error() {
+        headers.insert(REQUEST_ID, id.to_header());
+    }
+    if connection.is_spare && version < Version::HTTP_2 {
+        headers.insert(header::CONNECTION, HeaderValue::from_static("close"));
+    }
+    if let Some(line) = &mut line {
+        line.status = status;
+    }
+    Ok(response.map(|body| ResponseBody { body, line, _turn: turn, _under_way: under_way }))
+}
+
+/// Waits until the request may be served; the permit, where one is needed, is for as long as it is.
+async fn turn(
+    shared: &Shared,
+    connection: &Connection,
+    method: &Method,
+    uri: &Uri,
+) -> Result<Option<OwnedSemaphorePermit>, TooMany> {
+    if health::is_about_health(uri.path()) {
+        return Ok(None);
+    }
+    if connection.is_spare {
+        return Err(TooMany);
+    }
+    let limit = if method.is_safe() { &shared.reads } else { &shared.writes };
+    match limit {
+        Some(limit) => limit.turn().await.map(Some),
+        None => Ok(None),
+    }
+}
+
+fn span(id: &RequestId, method: &Method) -> Span {
+    tracing::info_span!(
+        "request",
+        request.id = %id,
+        http.method = %method,
+        http.route = Empty,
+        repository = Empty,
+        digest = Empty,
+        caller.name = Empty,
+    )
+}
+
+/// Logs why a request failed, if that is ours to mend; the client was told no more than that it did.
+fn log_failure(response: &Response<RouterBody>, span: &Span) {
+    if response.status().is_server_error()
+        && let Some(error) = response.extensions().get::<Arc<ApiError>>()
+    {
+        let error = &**error as &dyn std::error::Error;
+        span.in_scope(|| tracing::error!(http.status = response.status().as_u16(), error, "request failed"));
+    }
+}
+
+/// A request's body. One that stands still for too long fails with [`io::ErrorKind::TimedOut`].
+#[derive(Debug)]
+struct RequestBody {
+    incoming: Incoming,
+    patience: Patience,
+    unread: UnreadBody,
+}
+
+impl Body for RequestBody {
+    type Data = Bytes;
+    type Error = io::Error;
+
+    fn poll_frame(
+        self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, io::Error>>> {
+        let Self { incoming, patience, unread } = self.get_mut();
+        let frame =
+            Pin::new(incoming).poll_frame(context).map(|frame| frame.transpose().map_err(io::Error::other));
+        let frame = ready!(patience.poll(context, frame));
+        if let Ok(None) = frame {
+            unread.set(false);
+        }
+        Poll::Ready(frame.transpose())
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.incoming.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.incoming.size_hint()
+    }
+}
+
+impl Drop for RequestBody {
+    fn drop(&mut self) {
+        self.unread.set(!self.incoming.is_end_stream());
+    }
+}
+
+/// An answer's body, and what is to be kept until it has been sent.
+#[derive(Debug)]
+pub(super) struct ResponseBody {
+    body: RouterBody,
+    line: Option<Box<AccessLine>>,
+    _turn: Option<OwnedSemaphorePermit>,
+    _under_way: UnderWay,
+}
+
+impl Body for ResponseBody {
+    type Data = Bytes;
+    type Error = axum::Error;
+
+    fn poll_frame(
+        self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, axum::Error>>> {
+        let Self { body, line, .. } = self.get_mut();
+        let frame = ready!(Pin::new(body).poll_frame(context));
+        if let (Some(line), Some(Ok(frame))) = (line, &frame) {
+            line.sent_bytes += frame.data_ref().map_or(0, |data| data.len() as u64);
+        }
+        Poll::Ready(frame)
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.body.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.body.size_hint()
+    }
+}
+
+/// Counts a request among those under way on its connection.
+#[derive(Debug)]
+struct UnderWay(Arc<Activity>);
+
+impl UnderWay {
+    fn begin(activity: &Arc<Activity>) -> Self {
+        activity.begin();
+        Self(Arc::clone(activity))
+    }
+}
+
+impl Drop for UnderWay {
+    fn drop(&mut self) {
+        self.0.end();
+    }
+}
+
+/// A request's line in the access log, written when the answer has been sent or cannot be any more.
+#[derive(Debug)]
+struct AccessLine {
+    id: RequestId,
+    peer: Arc<Peer>,
+    method: Method,
+    uri: Uri,
+    user_agent: Option<HeaderValue>,
+    began: Instant,
+    /// 499, as nginx has it, until there is an answer: the client did not wait for it.
+    status: StatusCode,
+    sent_bytes: u64,
+}
+
+impl AccessLine {
+    /// Gives `None` where nobody listens.
+    fn begin(id: &RequestId, peer: &Arc<Peer>, head: &http::request::Parts) -> Option<Box<Self>> {
+        tracing::event_enabled!(target: ACCESS_LOG, Level::INFO).then(|| {
+            Box::new(Self {
+                id: id.clone(),
+                peer: Arc::clone(peer),
+                method: head.method.clone(),
+                uri: head.uri.clone(),
+                user_agent: head.headers.get(header::USER_AGENT).cloned(),
+                began: Instant::now(),
+                status: StatusCode::from_u16(499).expect("499 has three digits"),
+                sent_bytes: 0,
+            })
+        })
+    }
+}
+
+impl Drop for AccessLine {
+    fn drop(&mut self) {
+        // Not the query: it may hold what only the client and we may know.
+        tracing::event!(
+            target: ACCESS_LOG,
+            Level::INFO,
+            request.id = %self.id,
+            client.address = self.peer.address.map(tracing::field::display),
+            http.method = %self.method,
+            http.path = self.uri.path(),
+            http.status = self.status.as_u16(),
+            http.user_agent = self.user_agent.as_ref().and_then(|value| value.to_str().ok()),
+            sent_bytes = self.sent_bytes,
+            duration_ms = self.began.elapsed().as_secs_f64() * 1000.0,
+            "request",
+        );
+    }
+}

@@ -1,0 +1,56 @@
+use std::io::Write;
+use std::sync::Arc;
+
+use axum::Router;
+use axum::body::{Body, Bytes};
+use axum::extract::DefaultBodyLimit;
+use axum::http::{Request, Version};
+use axum::routing::{get, post};
+use http_body_util::{BodyExt, Full};
+use hyper_util::rt::{TokioExecutor, TokioIo};
+use wharf::server::{FileBody, SendfileQueue};
+
+use super::{Running, ask, on_any_port};
+
+#[tokio::test]
+async fn without_tls_http2_and_http1_share_a_port_where_it_is_allowed() {
+    let content: Vec<u8> = (0..5_000_000_u32).flat_map(u32::to_le_bytes).collect();
+    let mut file = tempfile::tempfile().unwrap();
+    file.write_all(&content).unwrap();
+    let (file, length) = (Arc::new(file), content.len() as u64);
+    let serve_file = move |request: Request<Body>| async move {
+        let queue = request.extensions().get::<SendfileQueue>();
+        assert!(queue.is_none(), "placeholders are for plain HTTP/1.1");
+        Body::new(FileBody::new(file, 0..length, queue))
+    };
+    let routes = Router::new()
+        .route("/hello", get(|| async { "hello" }))
+        .route("/file", get(serve_file))
+        .route("/echo", post(|body: Bytes| async { body }))
+        .layer(DefaultBodyLimit::disable());
+    let mut http = on_any_port(None);
+    http.h2c = true;
+    let server = Running::start(http, routes).await;
+
+    let mut plain = server.connect().await;
+    assert!(ask(&mut plain, "GET /hello HTTP/1.1\r\nhost: x\r\n\r\n").await.ends_with("hello"));
+
+    let stream = TokioIo::new(server.connect().await);
+    let (mut client, connection) =
+        hyper::client::conn::http2::handshake(TokioExecutor::new(), stream).await.unwrap();
+    let driver = tokio::spawn(connection);
+    let request = |method: &str, path: &str, body: &[u8]| {
+        let uri = format!("http://{}{path}", server.address);
+        Request::builder().method(method).uri(uri).body(Full::new(Bytes::copy_from_slice(body))).unwrap()
+    };
+    let answer = client.send_request(request("GET", "/file", b"")).await.unwrap();
+    assert_eq!(answer.version(), Version::HTTP_2);
+    assert!(answer.into_body().collect().await.unwrap().to_bytes() == content);
+    let answer = client.send_request(request("POST", "/echo", &content)).await.unwrap();
+    assert!(answer.into_body().collect().await.unwrap().to_bytes() == content);
+
+    server.stop.send(()).unwrap();
+    driver.await.unwrap().unwrap();
+    drop(plain);
+    server.done.await.unwrap();
+}

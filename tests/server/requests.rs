@@ -1,0 +1,41 @@
+use axum::Router;
+use axum::routing::get;
+
+use super::{Running, ask, on_any_port};
+
+#[tokio::test]
+async fn a_request_keeps_the_id_it_came_with() {
+    let server = Running::start(on_any_port(None), Router::new().route("/", get(|| async { "hello" }))).await;
+    let mut client = server.connect().await;
+    let answer = ask(&mut client, "GET / HTTP/1.1\r\nhost: x\r\nx-request-id: build-17\r\n\r\n").await;
+    assert!(answer.contains("x-request-id: build-17\r\n"), "{answer}");
+    assert!(answer.ends_with("hello"), "{answer}");
+}
+
+#[tokio::test]
+async fn a_failed_request_gets_an_id_and_a_wild_one_is_not_repeated() {
+    let server = Running::start(on_any_port(None), Router::new()).await;
+    let mut client = server.connect().await;
+    let request = "GET /none HTTP/1.1\r\nhost: x\r\nx-request-id: <script>\r\n\r\n";
+    let (first, second) = (ask(&mut client, request).await, ask(&mut client, request).await);
+    let id = |answer: &str| {
+        answer.lines().find_map(|line| line.strip_prefix("x-request-id: ")).expect("it has an id").to_owned()
+    };
+    assert!(!first.contains("script"), "{first}");
+    assert_ne!(id(&first), id(&second));
+}
+
+#[tokio::test]
+async fn an_ipv6_address_and_every_interface_can_be_listened_on() {
+    for address in [
+        wharf::config::Address::EveryInterface { port: 0 },
+        wharf::config::Address::Tcp { host: "::1".to_owned(), port: 0 },
+    ] {
+        let mut http = on_any_port(None);
+        http.listeners[0].address = address;
+        let server = Running::start(http, Router::new().route("/", get(|| async { "hello" }))).await;
+        let host = if server.address.ip().is_unspecified() { "127.0.0.1" } else { "::1" };
+        let mut client = tokio::net::TcpStream::connect((host, server.address.port())).await.unwrap();
+        assert!(ask(&mut client, "GET / HTTP/1.1\r\nhost: x\r\n\r\n").await.ends_with("hello"));
+    }
+}
