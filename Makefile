@@ -1,6 +1,6 @@
 # `make` alone prints the targets. CI calls the same ones.
 
-.PHONY: help run test build lint fmt doc deny audit ci fuzz
+.PHONY: help run test build lint fmt doc deny audit ci fuzz bench
 .DEFAULT_GOAL := help
 
 help: ## print this list
@@ -39,3 +39,9 @@ ci: ## do all that CI does: lint, then test, with nothing skipped
 
 fuzz: ## feed each parser with made-up input for a minute
 	fuzz/run
+
+bench: ## measure Wharf beside nginx, docker-registry and distribution 3; PARTS="pull push" measures some
+	@tools/debian.sh
+	@tools/go.sh
+	cargo build --release --locked
+	bench/run $(PARTS)
