@@ -29,7 +29,7 @@ pub use self::file_body::FileBody;
 use self::limits::{ConnectionLimit, RequestLimit};
 pub use self::listener::BoundAddress;
 use self::listener::Listener;
-pub use self::request::{ACCESS_LOG, Peer, REQUEST_ID, RequestId};
+pub use self::request::{ACCESS_LOG, Peer, REQUEST_ID};
 pub use self::sendfile::SendfileQueue;
 use self::tls::Certificates;
 pub use self::tls::TlsError;

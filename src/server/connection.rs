@@ -1,12 +1,15 @@
 //! One connection from accept to close: which protocol it speaks, and how it is brought to an end.
 
+use std::convert::Infallible;
 use std::net::SocketAddr;
 use std::pin::pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
-use hyper::service::service_fn;
+use http::{Request, Response};
+use hyper::body::Incoming;
+use hyper::service::{Service, service_fn};
 use hyper_util::rt::TokioIo;
 use hyper_util::server::graceful::GracefulConnection;
 use rustls::ServerConfig;
@@ -18,7 +21,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::Shared;
 use super::limits::Place;
-use super::request::{Connection, Peer, answer};
+use super::request::{Connection, Peer, ResponseBody, answer};
 use super::sendfile::{SendfileQueue, SendfileSocket};
 use super::socket::{Socket, Stream};
 
@@ -117,11 +120,8 @@ async fn serve_http1(
     connection: Arc<Connection>,
     stopping: &CancellationToken,
 ) {
-    let service = {
-        let (shared, connection) = (Arc::clone(shared), Arc::clone(&connection));
-        service_fn(move |request| answer(Arc::clone(&shared), Arc::clone(&connection), request))
-    };
-    drive(shared.http1.serve_connection(TokioIo::new(socket), service), None, stopping).await;
+    let http = shared.http1.serve_connection(TokioIo::new(socket), service(shared, connection));
+    drive(http, None, stopping).await;
 }
 
 async fn serve_http2(
@@ -130,12 +130,19 @@ async fn serve_http2(
     connection: Arc<Connection>,
     stopping: &CancellationToken,
 ) {
-    let service = {
-        let (shared, connection) = (Arc::clone(shared), Arc::clone(&connection));
-        service_fn(move |request| answer(Arc::clone(&shared), Arc::clone(&connection), request))
-    };
-    let http = shared.http2.serve_connection(TokioIo::new(socket), service);
-    drive(http, Some(&connection.activity), stopping).await;
+    let activity = Arc::clone(&connection.activity);
+    let http = shared.http2.serve_connection(TokioIo::new(socket), service(shared, connection));
+    drive(http, Some(&activity), stopping).await;
+}
+
+/// What hyper is to do with each request of a connection.
+fn service(
+    shared: &Arc<Shared>,
+    connection: Arc<Connection>,
+) -> impl Service<Request<Incoming>, Response = Response<ResponseBody>, Error = Infallible, Future: Send + 'static>
++ 'static {
+    let shared = Arc::clone(shared);
+    service_fn(move |request| answer(Arc::clone(&shared), Arc::clone(&connection), request))
 }
 
 /// Runs a connection to its end. One whose `activity` is watched is closed when it has long had no request; HTTP/1.1

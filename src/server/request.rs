@@ -21,7 +21,6 @@ use hyper::body::Incoming;
 use rustls::pki_types::CertificateDer;
 use tokio::sync::OwnedSemaphorePermit;
 use tower::ServiceExt;
-use tracing::field::Empty;
 use tracing::{Instrument, Level, Span};
 
 use super::limits::{Patience, TooMany};
@@ -51,9 +50,9 @@ pub struct Peer {
     pub certificates: Vec<CertificateDer<'static>>,
 }
 
-/// Names one request, in logs and in answers: an extension of each request. Its text is made only where it is needed.
+/// Names one request, in logs and in answers. Its text is made only where it is needed.
 #[derive(Clone, Debug)]
-pub struct RequestId(Id);
+struct RequestId(Id);
 
 #[derive(Clone, Debug)]
 enum Id {
@@ -132,7 +131,6 @@ pub(super) async fn answer(
         Ok(turn) => {
             let span = span(&id, &head.method);
             head.extensions.insert(Arc::clone(&connection.peer));
-            head.extensions.insert(id.clone());
             if connection.peer.encrypted {
                 // What HTTP/1.1 does not say, and absolute URLs in answers need to know.
                 head.extensions.insert(Scheme::HTTPS);
@@ -190,15 +188,7 @@ async fn turn(
 }
 
 fn span(id: &RequestId, method: &Method) -> Span {
-    tracing::info_span!(
-        "request",
-        request.id = %id,
-        http.method = %method,
-        http.route = Empty,
-        repository = Empty,
-        digest = Empty,
-        caller.name = Empty,
-    )
+    tracing::info_span!("request", request.id = %id, http.method = %method)
 }
 
 /// Logs why a request failed, if that is ours to mend; the client was told no more than that it did.

@@ -147,6 +147,13 @@ pub struct Page {
     pub more: bool,
 }
 
+impl Page {
+    /// The name after which the next page begins. `None` when this is the last one.
+    pub fn into_next(self) -> Option<String> {
+        self.names.into_iter().next_back().filter(|_| self.more)
+    }
+}
+
 /// How far an upload has come.
 #[derive(Clone, Debug)]
 pub struct UploadStatus {

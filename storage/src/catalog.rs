@@ -115,9 +115,7 @@ impl<'a> Walk<'a> {
         for child in page.names.iter().filter(|child| !child.starts_with('_')) {
             self.waiting.push(Reverse((format!("{parent}{child}"), Step::Visit)));
         }
-        if let Some(last) = page.names.into_iter().next_back()
-            && page.more
-        {
+        if let Some(last) = page.into_next() {
             let resume = Step::List { parent: parent.clone(), after: Some(last.clone()) };
             self.waiting.push(Reverse((format!("{parent}{last}"), resume)));
         }

@@ -11,6 +11,7 @@ use crate::links;
 use crate::manifest::{Manifest, MediaType};
 use crate::reference::Reference;
 use crate::registry::{Deleter, Reader, Writer};
+use crate::repository_name::RepositoryName;
 use crate::tag::Tag;
 
 /// A manifest as it is kept.
@@ -103,40 +104,37 @@ impl Reader {
         manifest: &Manifest,
         allowed: MissingReferences,
     ) -> Result<Vec<Digest>, BackendError> {
-        let mut missing = Vec::new();
         if allowed == MissingReferences::AllowAll {
-            return Ok(missing);
+            return Ok(Vec::new());
         }
-        let blobs: Vec<Digest> = manifest.required_blobs().map(|blob| blob.digest).collect();
-        let held = self.hold(&blobs, layout::layer_link).await?;
-        missing.extend(blobs.iter().zip(held).filter(|(_, held)| !held).map(|(digest, _)| *digest));
+        let blobs = manifest.required_blobs().map(|blob| blob.digest).collect();
+        let mut missing = self.lacking(blobs, layout::layer_link).await?;
         if allowed == MissingReferences::Refuse {
-            let children: Vec<Digest> = manifest.children().iter().map(|child| child.digest).collect();
-            let held = self.hold(&children, layout::revision_link).await?;
-            let rest: Vec<Digest> =
-                children.iter().zip(held).filter(|(_, held)| !held).map(|(digest, _)| *digest).collect();
+            let children = manifest.children().iter().map(|child| child.digest).collect();
+            let no_manifests = self.lacking(children, layout::revision_link).await?;
             // What buildkit writes as a cache is an index of layers.
-            let held = self.hold(&rest, layout::layer_link).await?;
-            missing.extend(rest.iter().zip(held).filter(|(_, held)| !held).map(|(digest, _)| *digest));
+            missing.extend(self.lacking(no_manifests, layout::layer_link).await?);
         }
         missing.sort_unstable();
         missing.dedup();
         Ok(missing)
     }
 
-    /// Whether this repository has each of `digests`: its link, and the bytes.
-    async fn hold(
+    /// Those of `digests` of which this repository lacks the link, or the store the bytes.
+    async fn lacking(
         &self,
-        digests: &[Digest],
-        link: fn(&crate::RepositoryName, &Digest) -> layout::Key,
-    ) -> Result<Vec<bool>, BackendError> {
+        mut digests: Vec<Digest>,
+        link: fn(&RepositoryName, &Digest) -> layout::Key,
+    ) -> Result<Vec<Digest>, BackendError> {
         let keys: Vec<_> = digests.iter().map(|digest| link(&self.repository, digest)).collect();
         let contents = self.backend().read_many(&keys, links::LIMIT_BYTES).await?;
         let stored: Vec<_> =
             contents.iter().map(|content| content.as_deref().and_then(links::parse)).collect();
         let blobs: Vec<_> = stored.iter().flatten().map(layout::blob).collect();
         let mut sizes = self.backend().sizes(&blobs).await?.into_iter();
-        Ok(stored.iter().map(|stored| stored.is_some() && sizes.next().flatten().is_some()).collect())
+        let mut held = stored.iter().map(|stored| stored.is_some() && sizes.next().flatten().is_some());
+        digests.retain(|_| held.next() != Some(true));
+        Ok(digests)
     }
 }
 

@@ -4,7 +4,7 @@
 //! one object beside the links, so that ten thousand of them list without reading ten thousand manifests. What clients of older
 //! registries stored under the fallback tag is listed with them.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -26,7 +26,7 @@ impl Reader {
     /// not exist, nor the repository.
     pub async fn referrers(&self, subject: &Digest) -> Result<Vec<Arc<ReferrerDescriptor>>, BackendError> {
         let mut known = self.fallback_referrers(subject).await?;
-        let mut linked = Vec::new();
+        let mut linked = BTreeSet::new();
         for algorithm in Algorithm::ALL {
             linked.extend(self.referrer_links(subject, algorithm).await?);
         }
@@ -62,9 +62,9 @@ impl Reader {
             digests.extend(
                 page.names.iter().filter_map(|hex| format!("{algorithm}:{hex}").parse::<Digest>().ok()),
             );
-            match page.names.into_iter().next_back() {
-                Some(last) if page.more => after = Some(last),
-                _ => return Ok(digests),
+            after = page.into_next();
+            if after.is_none() {
+                return Ok(digests);
             }
         }
     }

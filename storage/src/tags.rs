@@ -28,9 +28,9 @@ impl Reader {
                 self.backend().children(&folder, after.as_deref(), limit + 1 - page.tags.len()).await?;
             let names: Vec<Tag> = found.names.iter().filter_map(|name| name.parse().ok()).collect();
             page.tags.extend(self.without_torn(names).await?);
-            match found.names.into_iter().next_back() {
-                Some(last) if found.more => after = Some(last),
-                _ => break,
+            after = found.into_next();
+            if after.is_none() {
+                break;
             }
         }
         page.more = page.tags.len() > limit;
@@ -112,9 +112,9 @@ impl Deleter {
                     self.delete_tag(tag).await?;
                 }
             }
-            match found.names.into_iter().next_back() {
-                Some(last) if found.more => after = Some(last),
-                _ => return Ok(()),
+            after = found.into_next();
+            if after.is_none() {
+                return Ok(());
             }
         }
     }

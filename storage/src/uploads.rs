@@ -1,6 +1,5 @@
 //! Uploads: blobs on their way in, hashed as they arrive, resumed from checkpoints that hold bytes and hash state together.
 
-use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
@@ -165,19 +164,19 @@ impl Upload {
     async fn store(&mut self, batch: Batch) -> Result<(), BackendError> {
         let Batch { chunks, length, permits } = batch;
         let mut hasher = self.hasher.clone();
+        let hashed = chunks.clone();
+        let update = move || {
+            hashed.iter().for_each(|chunk| hasher.update(chunk));
+            hasher
+        };
         let hash = async {
             if length <= HASHED_IN_PLACE_BYTES {
-                chunks.iter().for_each(|chunk| hasher.update(chunk));
-                return Ok(hasher);
+                return Ok(update());
             }
-            let chunks = chunks.clone();
-            let hashed = tokio::task::spawn_blocking(move || {
-                chunks.iter().for_each(|chunk| hasher.update(chunk));
-                hasher
-            });
-            hashed.await.map_err(|error| BackendError::io("hash", "an upload", error.into()))
+            let hashed = tokio::task::spawn_blocking(update).await;
+            hashed.map_err(|error| BackendError::io("hash", "an upload", error.into()))
         };
-        let (hasher, ()) = tokio::try_join!(hash, self.stage.push(chunks.clone()))?;
+        let (hasher, ()) = tokio::try_join!(hash, self.stage.push(chunks))?;
         drop(permits);
         self.hasher = hasher;
         if self.hasher.bytes() - self.checkpointed >= CHECKPOINT_BYTES {
@@ -210,9 +209,9 @@ impl Registry {
                         }
                     }
                 }
-                match page.names.into_iter().next_back() {
-                    Some(last) if page.more => after = Some(last),
-                    _ => break,
+                after = page.into_next();
+                if after.is_none() {
+                    break;
                 }
             }
         }
@@ -256,7 +255,7 @@ struct Source<S, E> {
     body: S,
     budget: Arc<Semaphore>,
     /// Arrived, but not yet allowed for.
-    waiting: VecDeque<Bytes>,
+    waiting: Option<Bytes>,
     end: Option<Result<(), E>>,
 }
 
@@ -265,7 +264,7 @@ where
     S: Stream<Item = Result<Bytes, E>> + Unpin,
 {
     fn new(body: S, budget: Arc<Semaphore>) -> Self {
-        Self { body, budget, waiting: VecDeque::new(), end: None }
+        Self { body, budget, waiting: None, end: None }
     }
 
     /// The next bytes; none only at the end of the body.
@@ -279,7 +278,7 @@ where
                 Ok(permit) => permit,
                 // Never wait for others while holding a share that they may be waiting for.
                 Err(_) if batch.length > 0 => {
-                    self.waiting.push_front(chunk);
+                    self.waiting = Some(chunk);
                     break;
                 }
                 Err(_) => match self.budget.clone().acquire_many_owned(share).await {
@@ -300,7 +299,7 @@ where
 
     /// The next piece of the body that is not empty. `None` at its end, or when `deadline` comes first.
     async fn chunk(&mut self, deadline: Option<Instant>) -> Option<Bytes> {
-        if let Some(chunk) = self.waiting.pop_front() {
+        if let Some(chunk) = self.waiting.take() {
             return Some(chunk);
         }
         while self.end.is_none() {

@@ -42,16 +42,7 @@ async fn push_every_kind(alice: &Containers, registry: &TestRegistry) {
     alice.lay_out("app", &Image::saying("hello", &alice.busybox));
     alice.skopeo(format!("copy oci:app:1 docker://{repository}:oci")).await;
     alice.skopeo(format!("copy --format v2s2 oci:app:1 docker://{repository}:docker")).await;
-    for architecture in ["amd64", "arm64"] {
-        alice
-            .build(
-                &format!("app-{architecture}"),
-                architecture,
-                &format!("--arch {architecture} --manifest all"),
-            )
-            .await;
-    }
-    alice.buildah(format!("manifest push --all all docker://{repository}:multi")).await;
+    alice.push_for_each(&["amd64", "arm64"], &format!("{repository}:multi")).await;
 }
 
 /// Compares what two registries on one folder serve, to the last byte of every blob, and runs an image of the second.

@@ -9,16 +9,7 @@ async fn an_image_for_several_platforms_is_pulled_for_each() {
     let registry = TestRegistry::start().await;
     let Some(alice) = Containers::near(&registry) else { return };
     let there = format!("{}/team/multi:1", registry.host());
-    for architecture in ["amd64", "arm64"] {
-        alice
-            .build(
-                &format!("app-{architecture}"),
-                architecture,
-                &format!("--arch {architecture} --manifest all"),
-            )
-            .await;
-    }
-    alice.buildah(format!("manifest push --all all docker://{there}")).await;
+    alice.push_for_each(&["amd64", "arm64"], &there).await;
     alice.podman("rmi --all --force").await;
 
     for architecture in ["arm64", "amd64"] {

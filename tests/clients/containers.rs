@@ -73,6 +73,15 @@ impl Containers {
         self.buildah(format!("bud --isolation chroot --layers {options} --tag {name} context")).await;
     }
 
+    /// Builds an image for each of `architectures`, which prints which that is, and pushes them as one to `there`.
+    pub(super) async fn push_for_each(&self, architectures: &[&str], there: &str) {
+        for architecture in architectures {
+            let options = format!("--arch {architecture} --manifest all");
+            self.build(&format!("app-{architecture}"), architecture, &options).await;
+        }
+        self.buildah(format!("manifest push --all all docker://{there}")).await;
+    }
+
     /// Runs an image that the store has or that can be pulled, and returns what it printed.
     pub(super) async fn run(&self, image: &str) -> String {
         self.podman(format!("run --rm --network none {image}")).await

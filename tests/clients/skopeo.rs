@@ -36,17 +36,8 @@ async fn a_layout_comes_back_byte_by_byte() {
 async fn every_platform_is_copied_to_another_registry() {
     let (source, target) = (TestRegistry::start().await, TestRegistry::start().await);
     let Some(alice) = Containers::near(&source) else { return };
-    for architecture in ["amd64", "arm64", "s390x"] {
-        alice
-            .build(
-                &format!("app-{architecture}"),
-                architecture,
-                &format!("--arch {architecture} --manifest all"),
-            )
-            .await;
-    }
     let from = format!("{}/team/app:1", source.host());
-    alice.buildah(format!("manifest push --all all docker://{from}")).await;
+    alice.push_for_each(&["amd64", "arm64", "s390x"], &from).await;
     let to = format!("{}/mirror/app:1", target.host());
     alice.skopeo(format!("copy --all --dest-tls-verify=false docker://{from} docker://{to}")).await;
 

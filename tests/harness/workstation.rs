@@ -82,9 +82,7 @@ impl Workstation {
         program: &Path,
         arguments: impl IntoIterator<Item = A>,
     ) -> String {
-        let mut command = self.command(program);
-        command.args(arguments);
-        self.finish(command).await
+        self.finish(self.command_line(program, arguments)).await
     }
 
     /// Runs a command that must succeed, and returns what it printed.
@@ -100,11 +98,20 @@ impl Workstation {
         program: &Path,
         arguments: impl IntoIterator<Item = A>,
     ) -> String {
-        let mut command = self.command(program);
-        command.args(arguments);
+        let mut command = self.command_line(program, arguments);
         let output = finish(&mut command).await;
         assert!(!output.status.success(), "{command:?} succeeds:\n{}", both(&output));
         both(&output)
+    }
+
+    fn command_line<A: AsRef<OsStr>>(
+        &self,
+        program: &Path,
+        arguments: impl IntoIterator<Item = A>,
+    ) -> Command {
+        let mut command = self.command(program);
+        command.args(arguments);
+        command
     }
 
     /// Prepares a command that sees nothing but this home.
