@@ -470,7 +470,7 @@ pub struct Uploads {
 
 impl Default for Uploads {
     fn default() -> Self {
-        Self { buffer_bytes: size(32 * MIB) }
+        Self { buffer_bytes: size(16 * MIB) }
     }
 }
 

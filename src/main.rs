@@ -6,6 +6,10 @@ use std::process::ExitCode;
 use clap::Parser;
 use wharf::commands::{self, Arguments, Command, ConfigCommand};
 
+/// How many threads wait for disks, and hash, at once. What is more waits for its turn: a disk is not faster for being asked
+/// by more of them, and each takes memory.
+const BLOCKING_THREADS: usize = 64;
+
 fn main() -> ExitCode {
     match run(Arguments::parse().command) {
         Ok(()) => ExitCode::SUCCESS,
@@ -26,7 +30,10 @@ fn run(command: Command) -> anyhow::Result<()> {
             for warning in &loaded.warnings {
                 tracing::warn!("{warning}");
             }
-            let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
+            let runtime = tokio::runtime::Builder::new_multi_thread()
+                .enable_all()
+                .max_blocking_threads(BLOCKING_THREADS)
+                .build()?;
             runtime.block_on(commands::serve::serve(loaded.config))
         }
         Command::Config(ConfigCommand::Check { file }) => {

@@ -1,7 +1,7 @@
 //! Keeps runtime threads from waiting for a disk: asks whether parts of a file are in memory, and has them brought in.
 //!
-//! The question is put by reading single bytes with `RWF_NOWAIT`, which every kernel since 4.14 answers without
-//! waiting, and which starts the kernel's own readahead where they are not. Samples are enough: readahead brings in whole
+//! The question is put by `cachestat`, and where the kernel has none (before 6.5) by reading single bytes with
+//! `RWF_NOWAIT`, which it answers without waiting since 4.14. Samples are enough there: readahead brings in whole
 //! windows, and a page missed between two samples costs one short wait, not a wrong answer.
 
 use std::fs::File;
@@ -60,9 +60,13 @@ pub(super) fn read_resident(file: &File, buffer: &mut [u8], offset: u64) -> io::
     }
 }
 
-/// Whether reading this part now needs no disk. A filesystem that cannot tell (NFS) counts as no.
+/// Whether reading this part, which is not empty, needs no disk now. A filesystem that cannot tell counts as no.
 fn is_resident(file: &File, offset: u64, length: u64) -> bool {
-    samples(offset, length).all(|sample| read_now(file, &mut [0], sample).is_ok())
+    let page = rustix::param::page_size() as u64;
+    match storage::kernel::cached_pages(file, offset, length) {
+        Ok(cached) => cached > (offset + length - 1) / page - offset / page,
+        Err(_) => samples(offset, length).all(|sample| read_now(file, &mut [0], sample).is_ok()),
+    }
 }
 
 fn samples(offset: u64, length: u64) -> impl Iterator<Item = u64> {

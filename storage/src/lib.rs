@@ -12,6 +12,7 @@ mod blobs;
 mod cache;
 mod catalog;
 mod digest;
+pub mod kernel;
 pub mod layout;
 mod links;
 mod manifest;

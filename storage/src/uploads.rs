@@ -14,7 +14,8 @@ use crate::digest::{Algorithm, Digest, Hasher};
 use crate::layout::{self, UploadId, UploadKey};
 use crate::registry::{Registry, Writer};
 
-/// Bytes are written in batches of about this size.
+/// Bytes are written in batches of this size, which begin at multiples of it: the page cache then keeps them in large pieces, which
+/// cost less to write, and to send later, than pages do.
 pub(crate) const BATCH_BYTES: usize = 256 << 10;
 /// A batch that has waited this long for more is written as it is, so that slow clients do not sit on the common budget.
 const BATCH_PATIENCE: Duration = Duration::from_millis(100);
@@ -111,7 +112,7 @@ impl Upload {
     where
         S: Stream<Item = Result<Bytes, E>> + Unpin,
     {
-        let mut source = Source::new(body, self.writer.0.registry.upload_budget.clone());
+        let mut source = Source::new(body, self.offset(), self.writer.0.registry.upload_budget.clone());
         let mut batch = source.batch().await;
         while !batch.chunks.is_empty() {
             // The next batch arrives while this one is hashed and written. A failure to write does not wait for the client.
@@ -253,8 +254,10 @@ struct Batch {
 /// A body, taken in batches as the common budget allows.
 struct Source<S, E> {
     body: S,
+    /// What the next batch may hold.
+    room: usize,
     budget: Arc<Semaphore>,
-    /// Arrived, but not yet allowed for.
+    /// Arrived, but not yet allowed for, or of the next batch.
     waiting: Option<Bytes>,
     end: Option<Result<(), E>>,
 }
@@ -263,17 +266,19 @@ impl<S, E> Source<S, E>
 where
     S: Stream<Item = Result<Bytes, E>> + Unpin,
 {
-    fn new(body: S, budget: Arc<Semaphore>) -> Self {
-        Self { body, budget, waiting: None, end: None }
+    fn new(body: S, offset: u64, budget: Arc<Semaphore>) -> Self {
+        let past = usize::try_from(offset % BATCH_BYTES as u64).expect("a remainder is less than a batch");
+        Self { body, room: BATCH_BYTES - past, budget, waiting: None, end: None }
     }
 
     /// The next bytes; none only at the end of the body.
     async fn batch(&mut self) -> Batch {
         let mut batch = Batch::default();
         let mut patience = None;
-        while batch.length < BATCH_BYTES {
-            let Some(chunk) = self.chunk(patience).await else { break };
-            let share = u32::try_from(chunk.len().min(BATCH_BYTES)).unwrap_or(u32::MAX);
+        while batch.length < self.room {
+            let Some(mut chunk) = self.chunk(patience).await else { break };
+            let taken = chunk.len().min(self.room - batch.length);
+            let share = u32::try_from(taken).unwrap_or(u32::MAX);
             let permit = match self.budget.clone().try_acquire_many_owned(share) {
                 Ok(permit) => permit,
                 // Never wait for others while holding a share that they may be waiting for.
@@ -286,6 +291,9 @@ where
                     Err(_) => break,
                 },
             };
+            if taken < chunk.len() {
+                self.waiting = Some(chunk.split_off(taken));
+            }
             match &mut batch.permits {
                 Some(permits) => permits.merge(permit),
                 none => *none = Some(permit),
@@ -294,6 +302,7 @@ where
             batch.chunks.push(chunk);
             patience.get_or_insert_with(|| Instant::now() + BATCH_PATIENCE);
         }
+        self.room = if batch.length < self.room { self.room - batch.length } else { BATCH_BYTES };
         batch
     }
 

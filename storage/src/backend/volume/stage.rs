@@ -12,16 +12,16 @@ use std::time::SystemTime;
 
 use async_trait::async_trait;
 use bytes::Bytes;
-use tokio::task::JoinHandle;
 
 use super::files::{self, Files};
-use super::{blocking, sync};
+use super::{Durability, blocking, sync};
 use crate::backend::{BackendError, Content, Object, Stage, UploadStatus};
 use crate::digest::{Algorithm, HashState, Hasher};
+use crate::kernel;
 use crate::layout::{self, Key, UploadKey};
 
 /// After so many bytes the disk is set to work, so that little is left to sync when the last byte has come.
-const WRITE_OUT_BYTES: u64 = 16 << 20;
+const WRITE_OUT_BYTES: u64 = 8 << 20;
 
 /// An upload that this process holds the lock of.
 #[derive(Debug)]
@@ -34,7 +34,6 @@ pub(super) struct VolumeStage {
     end: u64,
     /// Up to where the disk was set to work.
     written_out: u64,
-    writing_out: Option<JoinHandle<io::Result<()>>>,
     /// Whether the folders that lead to the upload are known to be durable.
     reachable: bool,
 }
@@ -142,24 +141,30 @@ impl VolumeStage {
         let end = resumed_from.offset();
         data.set_len(end)?;
         let data = Arc::new(data);
-        Ok(Some(Self {
-            files,
-            key,
-            data,
-            resumed_from,
-            end,
-            written_out: end,
-            writing_out: None,
-            reachable: false,
-        }))
+        Ok(Some(Self { files, key, data, resumed_from, end, written_out: end, reachable: false }))
     }
+}
 
-    /// Waits for what the disk was set to, and reports its failure: the kernel tells it only once.
-    async fn settle(&mut self) -> Result<(), BackendError> {
-        let Some(writing_out) = self.writing_out.take() else { return Ok(()) };
-        let done = writing_out.await.map_err(io::Error::from).flatten();
-        done.map_err(|error| BackendError::io("sync", &self.key, error))
+/// Writes all of `chunks` at `begin`, and gives the place after them.
+fn write_all(data: &File, chunks: &[Bytes], begin: u64) -> io::Result<u64> {
+    /// What one call takes, by POSIX and in Linux.
+    const MOST_SLICES: usize = 1024;
+    let mut slices: Vec<IoSlice<'_>> = chunks.iter().map(|chunk| IoSlice::new(chunk)).collect();
+    let mut slices = slices.as_mut_slice();
+    let mut end = begin;
+    IoSlice::advance_slices(&mut slices, 0);
+    while !slices.is_empty() {
+        match rustix::io::pwritev(data, &slices[..slices.len().min(MOST_SLICES)], end) {
+            Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
+            Ok(written) => {
+                end += written as u64;
+                IoSlice::advance_slices(&mut slices, written);
+            }
+            Err(rustix::io::Errno::INTR) => {}
+            Err(error) => return Err(error.into()),
+        }
     }
+    Ok(end)
 }
 
 #[async_trait]
@@ -169,40 +174,24 @@ impl Stage for VolumeStage {
     }
 
     async fn push(&mut self, chunks: Vec<Bytes>) -> Result<(), BackendError> {
-        let data = self.data.clone();
-        let begin = self.end;
-        self.end = blocking("write", layout::upload_data(&self.key).as_str(), move || {
-            let mut slices: Vec<IoSlice<'_>> = chunks.iter().map(|chunk| IoSlice::new(chunk)).collect();
-            let mut slices = slices.as_mut_slice();
-            let mut end = begin;
-            IoSlice::advance_slices(&mut slices, 0);
-            while !slices.is_empty() {
-                let at_once = slices.len().min(1024);
-                match rustix::io::pwritev(&data, &slices[..at_once], end) {
-                    Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
-                    Ok(written) => {
-                        end += written as u64;
-                        IoSlice::advance_slices(&mut slices, written);
-                    }
-                    Err(rustix::io::Errno::INTR) => {}
-                    Err(error) => return Err(error.into()),
+        let (data, begin) = (self.data.clone(), self.end);
+        let written_out = self.written_out;
+        let durability = self.files.durability();
+        (self.end, self.written_out) =
+            blocking("write", layout::upload_data(&self.key).as_str(), move || {
+                let end = write_all(&data, &chunks, begin)?;
+                if durability == Durability::Buffered || end - written_out < WRITE_OUT_BYTES {
+                    return Ok((end, written_out));
                 }
-            }
-            Ok(end)
-        })
-        .await?;
-        if self.end - self.written_out >= WRITE_OUT_BYTES {
-            // One at a time: a disk that is slower than the network slows the network down.
-            self.settle().await?;
-            let (data, durability) = (self.data.clone(), self.files.durability());
-            self.written_out = self.end;
-            self.writing_out = Some(tokio::task::spawn_blocking(move || sync(&data, durability)));
-        }
+                // Where it cannot be done the sync has more to do. What fails on the way to the disk is told by the sync, too.
+                let _ = kernel::begin_writing_out(&data, written_out, end - written_out);
+                Ok((end, end))
+            })
+            .await?;
         Ok(())
     }
 
     async fn checkpoint(&mut self, state: &HashState) -> Result<(), BackendError> {
-        self.settle().await?;
         let (files, key, data, state) =
             (self.files.clone(), self.key.clone(), self.data.clone(), state.clone());
         let reachable = self.reachable;
@@ -232,7 +221,6 @@ impl Stage for VolumeStage {
     }
 
     async fn publish(mut self: Box<Self>, to: &Key) -> Result<(), BackendError> {
-        self.settle().await?;
         let Self { files, key, data, .. } = *self;
         let to: PathBuf = files.path(to.as_str());
         blocking("publish", &key.to_string(), move || {
