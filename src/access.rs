@@ -116,7 +116,7 @@ impl Gate {
 
     async fn allows(&self, caller: &Identity, wanted: &ResourceAttributes<'_>) -> Result<bool, ApiError> {
         match self.authorizer.decide(caller, wanted).await {
-            Ok(decision) => Ok(decision == Decision::Allowed),
+            Ok(decision) => Ok(matches!(decision, Decision::Allowed(_))),
             Err(error) => Err(ApiError::Unavailable(error.into())),
         }
     }

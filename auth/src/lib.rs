@@ -1,12 +1,16 @@
 //! Who is asking, and may they.
 //!
-//! An [`Identity`] is who; [`ResourceAttributes`] are what they want, in the words of Kubernetes; an [`Authorizer`] decides. Nothing here
-//! knows HTTP, images, or where they are kept.
+//! A [`Credential`] is what is shown, an [`Identity`] who shows it, told by an [`Authenticator`]; [`ResourceAttributes`] are what they want,
+//! in the words of Kubernetes; an [`Authorizer`] decides. Nothing here knows HTTP, images, or where they are kept.
 
 mod attributes;
+mod authenticator;
 mod authorizer;
+mod credential;
 mod identity;
 
 pub use attributes::ResourceAttributes;
+pub use authenticator::{Authenticated, AuthenticationError, Authenticator};
 pub use authorizer::{AuthError, Authorizer, Decision, Everyone};
+pub use credential::{Credential, Secret};
 pub use identity::Identity;

@@ -30,7 +30,7 @@ pub async fn serve(config: Config) -> anyhow::Result<()> {
     let storage = config.storage.clone();
     let backend = tokio::task::spawn_blocking(move || open_backend(&storage)).await??;
     let registry = Registry::new(backend, registry_options(&config));
-    let api = Api::new(Gate::new(Arc::new(Everyone), registry.clone()), api_options(&config));
+    let api = Api::new(Gate::new(Arc::new(Everyone::new()), registry.clone()), api_options(&config));
     let readiness = Readiness::new();
     let health = readiness.router();
     let router = api.router().merge(health.clone());

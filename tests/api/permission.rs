@@ -29,7 +29,7 @@ impl Authorizer for Listed {
         let act = format!("{verb} {resource}{separator}{subresource} {namespace}:{name}");
         let allowed = self.allowed.iter().any(|allowed| *allowed == act);
         self.asked.lock().unwrap().push(act);
-        Ok(if allowed { Decision::Allowed } else { Decision::Denied })
+        Ok(if allowed { Decision::Allowed("the test".into()) } else { Decision::Denied })
     }
 }
 
