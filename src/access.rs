@@ -2,6 +2,9 @@
 //!
 //! A repository `<namespace>/<image>` is the image stream of that name in that namespace, as in OpenShift's registry. To pull is to
 //! `get` its `layers`, to push to `get` and `update` them. A name of one component lies in no namespace: it takes a cluster-wide right.
+//!
+//! A right on image streams may be given in the group `image.openshift.io` or in the core group, where they once were: OpenShift's own
+//! roles name both. A `SubjectAccessReview` asks about one group, so the second is asked about when the first says no.
 
 use std::ops::Deref;
 use std::sync::Arc;
@@ -13,6 +16,7 @@ use storage::{AnyRepository, CatalogPage, Deleter, Reader, Registry, RepositoryN
 use crate::api::error::ApiError;
 
 const GROUP: &str = "image.openshift.io";
+const FORMER_GROUP: &str = "";
 
 /// Where permits are made. The registry behind it is reached in no other way.
 #[derive(Clone, Debug)]
@@ -115,10 +119,15 @@ impl Gate {
     }
 
     async fn allows(&self, caller: &Identity, wanted: &ResourceAttributes<'_>) -> Result<bool, ApiError> {
-        match self.authorizer.decide(caller, wanted).await {
-            Ok(decision) => Ok(matches!(decision, Decision::Allowed(_))),
-            Err(error) => Err(ApiError::Unavailable(error.into())),
+        for group in [GROUP, FORMER_GROUP] {
+            let wanted = ResourceAttributes { group, ..*wanted };
+            match self.authorizer.decide(caller, &wanted).await {
+                Ok(Decision::Allowed(_)) => return Ok(true),
+                Ok(Decision::Denied) => {}
+                Err(error) => return Err(ApiError::Unavailable(error.into())),
+            }
         }
+        Ok(false)
     }
 }
 

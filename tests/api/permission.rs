@@ -12,6 +12,8 @@ use super::asking::TestApi;
 #[derive(Debug, Default)]
 struct Listed {
     allowed: Vec<&'static str>,
+    /// Whether what is allowed is allowed in the core group only.
+    in_core_group: bool,
     asked: Mutex<Vec<String>>,
 }
 
@@ -23,11 +25,15 @@ impl Authorizer for Listed {
         wanted: &ResourceAttributes<'_>,
     ) -> Result<Decision, AuthError> {
         assert_eq!(*caller, Identity::anonymous());
-        assert_eq!(wanted.group, "image.openshift.io");
-        let ResourceAttributes { verb, resource, subresource, namespace, name, .. } = wanted;
+        let ResourceAttributes { verb, group, resource, subresource, namespace, name } = wanted;
         let separator = if subresource.is_empty() { "" } else { "/" };
         let act = format!("{verb} {resource}{separator}{subresource} {namespace}:{name}");
-        let allowed = self.allowed.iter().any(|allowed| *allowed == act);
+        let group_counts = match *group {
+            "image.openshift.io" => !self.in_core_group,
+            "" => self.in_core_group,
+            other => panic!("asked about the group {other}"),
+        };
+        let allowed = group_counts && self.allowed.iter().any(|allowed| *allowed == act);
         self.asked.lock().unwrap().push(act);
         Ok(if allowed { Decision::Allowed("the test".into()) } else { Decision::Denied })
     }
@@ -88,11 +94,14 @@ async fn each_request_takes_the_right_that_openshift_asks_for() {
         }
         let enough = if either { vec![vec![needed[0]], vec![needed[1]]] } else { vec![needed.to_vec()] };
         for allowed in enough {
-            let authorizer = Arc::new(Listed { allowed, ..Listed::default() });
-            let answer = api.guarded_by(authorizer.clone()).ask(&question).await;
-            assert_ne!(answer.status, 403, "{question}");
-            let asked = authorizer.asked.lock().unwrap().clone();
-            assert!(asked.iter().all(|act| needed.contains(&act.as_str())), "{question} asked {asked:?}");
+            for in_core_group in [false, true] {
+                let authorizer =
+                    Arc::new(Listed { allowed: allowed.clone(), in_core_group, ..Listed::default() });
+                let answer = api.guarded_by(authorizer.clone()).ask(&question).await;
+                assert_ne!(answer.status, 403, "{question}");
+                let asked = authorizer.asked.lock().unwrap().clone();
+                assert!(asked.iter().all(|act| needed.contains(&act.as_str())), "{question} asked {asked:?}");
+            }
         }
     }
 }
