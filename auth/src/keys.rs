@@ -8,6 +8,7 @@ mod fetched;
 use std::path::Path;
 use std::sync::Arc;
 
+use aws_lc_rs::digest::{SHA256, digest};
 use aws_lc_rs::encoding::AsDer;
 use aws_lc_rs::rsa::{PublicKey as RsaPublicKey, PublicKeyComponents};
 use aws_lc_rs::signature::{
@@ -18,7 +19,6 @@ use base64::Engine as _;
 use base64::prelude::BASE64_URL_SAFE_NO_PAD;
 use rustls_pki_types::pem::{self, SectionKind};
 use serde::Deserialize;
-use sha2::{Digest as _, Sha256};
 
 use self::fetched::FetchedKeys;
 use crate::AuthenticationError;
@@ -125,7 +125,7 @@ impl PublicKey {
                 Algorithm::Rs256 => is_long_enough(der.as_ref()),
                 Algorithm::Es256 | Algorithm::Es384 | Algorithm::Es512 => true,
             };
-            let id = BASE64_URL_SAFE_NO_PAD.encode(Sha256::digest(der.as_ref()));
+            let id = BASE64_URL_SAFE_NO_PAD.encode(digest(&SHA256, der.as_ref()));
             is_strong.then_some(Self { id, algorithm, key })
         })
     }

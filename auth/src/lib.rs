@@ -12,8 +12,10 @@ mod credential;
 mod files;
 mod identity;
 mod keys;
+mod registry_token;
 mod service_account;
 mod strict_json;
+mod tokens_file;
 
 pub use attributes::ResourceAttributes;
 pub use authenticator::{Authenticated, AuthenticationError, Authenticator};
@@ -24,7 +26,9 @@ pub use credential::{Credential, Secret};
 pub use files::{FileError, Files};
 pub use identity::Identity;
 pub use keys::{FetchKeys, KeySet};
+pub use registry_token::{IssueError, NoRandomness, RegistryToken, RegistryTokenKeys, RegistryTokens};
 pub use service_account::{
     Account, Accounts, Issuer, LEGACY_ISSUER, OtherAudiences, ServiceAccounts, Standing, TokenError,
     TokenRules,
 };
+pub use tokens_file::TokensFile;

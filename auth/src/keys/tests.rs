@@ -49,7 +49,7 @@ impl TestKey {
     }
 
     pub(crate) fn id(&self) -> String {
-        BASE64_URL_SAFE_NO_PAD.encode(Sha256::digest(self.der()))
+        BASE64_URL_SAFE_NO_PAD.encode(digest(&SHA256, &self.der()))
     }
 
     pub(crate) fn der(&self) -> Vec<u8> {
