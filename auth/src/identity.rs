@@ -25,3 +25,9 @@ impl Identity {
         }
     }
 }
+
+/// Whether a name is one that only Kubernetes gives, such as `system:masters` or that of a service account. Files and
+/// certificates that are not the cluster's own must not say it of anybody.
+pub(crate) fn is_reserved(name: &str) -> bool {
+    name.starts_with("system:")
+}

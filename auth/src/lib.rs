@@ -7,14 +7,32 @@ mod attributes;
 mod authenticator;
 mod authorizer;
 pub mod bindings;
+mod clock;
+mod compact_token;
 mod credential;
+mod files;
 mod identity;
 pub mod rbac;
 mod rules;
+mod keys;
+mod registry_token;
+mod service_account;
+mod strict_json;
+mod tokens_file;
 
 pub use attributes::ResourceAttributes;
 pub use authenticator::{Authenticated, AuthenticationError, Authenticator};
 pub use authorizer::{AuthError, Authorizer, Decision, Everyone};
+pub use clock::Clock;
+pub use compact_token::{MAX_TOKEN_BYTES, MalformedToken};
 pub use credential::{Credential, Secret};
+pub use files::{FileError, Files};
 pub use identity::Identity;
 pub use rules::PolicyRule;
+pub use keys::{FetchKeys, KeySet};
+pub use registry_token::{IssueError, NoRandomness, RegistryToken, RegistryTokenKeys, RegistryTokens};
+pub use service_account::{
+    Account, Accounts, Issuer, LEGACY_ISSUER, OtherAudiences, ServiceAccounts, Standing, TokenError,
+    TokenRules,
+};
+pub use tokens_file::TokensFile;
