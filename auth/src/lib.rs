@@ -5,11 +5,14 @@
 
 mod attributes;
 mod authenticator;
+mod authenticators;
 mod authorizer;
+mod certificate;
 mod clock;
 mod compact_token;
 mod credential;
 mod files;
+mod htpasswd;
 mod identity;
 mod keys;
 mod registry_token;
@@ -19,11 +22,14 @@ mod tokens_file;
 
 pub use attributes::ResourceAttributes;
 pub use authenticator::{Authenticated, AuthenticationError, Authenticator};
+pub use authenticators::{Attempts, AuthenticatorOptions, Authenticators};
 pub use authorizer::{AuthError, Authorizer, Decision, Everyone};
+pub use certificate::Certificates;
 pub use clock::Clock;
 pub use compact_token::{MAX_TOKEN_BYTES, MalformedToken};
 pub use credential::{Credential, Secret};
 pub use files::{FileError, Files};
+pub use htpasswd::Htpasswd;
 pub use identity::Identity;
 pub use keys::{FetchKeys, KeySet};
 pub use registry_token::{IssueError, NoRandomness, RegistryToken, RegistryTokenKeys, RegistryTokens};
