@@ -2,7 +2,7 @@
 
 use std::fmt;
 use std::sync::Arc;
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
 use async_trait::async_trait;
 
@@ -34,6 +34,12 @@ pub enum AuthenticationError {
     /// The credential is not good. The text says why, for the log and for the challenge; it holds nothing of the credential.
     #[error("{0}")]
     Rejected(String),
+    /// Too many credentials from where this one comes were not good. Nothing was asked about it.
+    #[error("too many failed attempts; try again in {} s", retry_after.as_secs().max(1))]
+    TooManyFailures {
+        /// When the next one is looked at.
+        retry_after: Duration,
+    },
     /// Whoever knows cannot be reached for now.
     #[error("the authority on identities cannot be reached")]
     Unavailable(#[source] Box<dyn std::error::Error + Send + Sync>),

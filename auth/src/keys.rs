@@ -10,7 +10,7 @@ use std::sync::Arc;
 
 use aws_lc_rs::digest::{SHA256, digest};
 use aws_lc_rs::encoding::AsDer;
-use aws_lc_rs::rsa::{PublicKey as RsaPublicKey, PublicKeyComponents};
+use aws_lc_rs::rsa::{PublicEncryptingKey, PublicKeyComponents};
 use aws_lc_rs::signature::{
     ECDSA_P256_SHA256_FIXED, ECDSA_P384_SHA384_FIXED, ECDSA_P521_SHA512_FIXED, ParsedPublicKey,
     RSA_PKCS1_2048_8192_SHA256, VerificationAlgorithm,
@@ -251,8 +251,7 @@ fn parse_jwks(contents: &[u8]) -> Result<Vec<Arc<PublicKey>>, String> {
 
 /// Shorter keys would load, and then never verify anything.
 fn is_long_enough(der: &[u8]) -> bool {
-    let bits = |key: RsaPublicKey| key.modulus().big_endian_without_leading_zero().len() * 8;
-    RsaPublicKey::from_der(der).is_ok_and(|key| (2048..=8192).contains(&bits(key)))
+    PublicEncryptingKey::from_der(der).is_ok_and(|key| (2048..=8192).contains(&key.key_size_bits()))
 }
 
 #[cfg(test)]

@@ -5,12 +5,15 @@
 
 mod attributes;
 mod authenticator;
+mod authenticators;
 mod authorizer;
 pub mod bindings;
+mod certificate;
 mod clock;
 mod compact_token;
 mod credential;
 mod files;
+mod htpasswd;
 mod identity;
 pub mod rbac;
 mod rules;
@@ -22,11 +25,14 @@ mod tokens_file;
 
 pub use attributes::ResourceAttributes;
 pub use authenticator::{Authenticated, AuthenticationError, Authenticator};
+pub use authenticators::{Attempts, AuthenticatorOptions, Authenticators};
 pub use authorizer::{AuthError, Authorizer, Decision, Everyone};
+pub use certificate::Certificates;
 pub use clock::Clock;
 pub use compact_token::{MAX_TOKEN_BYTES, MalformedToken};
 pub use credential::{Credential, Secret};
 pub use files::{FileError, Files};
+pub use htpasswd::Htpasswd;
 pub use identity::Identity;
 pub use rules::PolicyRule;
 pub use keys::{FetchKeys, KeySet};

@@ -70,9 +70,9 @@ impl TestKey {
         let (id, algorithm) = (self.id(), self.algorithm());
         match &self.pair {
             Pair::Rsa(pair) => {
-                let n = encode(pair.public_key().modulus().big_endian_without_leading_zero());
-                let e = encode(pair.public_key().exponent().big_endian_without_leading_zero());
-                json!({ "use": "sig", "kty": "RSA", "kid": id, "alg": algorithm, "n": n, "e": e })
+                // SEQUENCE, then INTEGER with its leading zero: nine bytes before the modulus.
+                let n = encode(&pair.public_key().as_ref()[9..9 + pair.public_modulus_len()]);
+                json!({ "use": "sig", "kty": "RSA", "kid": id, "alg": algorithm, "n": n, "e": "AQAB" })
             }
             Pair::Elliptic(pair) => {
                 let curve = match self.algorithm {

@@ -78,9 +78,9 @@ async fn find(authenticator: &ServiceAccounts, token: &str, expected: Found) -> 
         Ok(Some(_)) => Found::Good,
         Ok(None) => Found::NotMine,
         Err(AuthenticationError::Unavailable(_)) => Found::Unavailable,
-        Err(AuthenticationError::Rejected(reason)) => match expected {
-            Found::Refused(error) if error.to_string() == reason => expected,
-            _ => panic!("refused because {reason}, expected {expected:?}"),
+        Err(error) => match expected {
+            Found::Refused(reason) if error.to_string() == reason.to_string() => expected,
+            _ => panic!("refused because {error}, expected {expected:?}"),
         },
     }
 }
