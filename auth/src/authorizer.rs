@@ -58,3 +58,30 @@ impl Authorizer for Everyone {
         Ok(Decision::Allowed(self.0.clone()))
     }
 }
+
+/// Allows everything to whoever is somebody: the users of an `htpasswd` that stands alone, as in CNCF distribution.
+#[derive(Clone, Debug)]
+pub struct AnyUser(Arc<str>);
+
+impl AnyUser {
+    /// An authorizer that says no to nobody but nobody in particular.
+    pub fn new() -> Self {
+        Self("the configuration, which lets every user do everything".into())
+    }
+}
+
+impl Default for AnyUser {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+#[async_trait]
+impl Authorizer for AnyUser {
+    async fn decide(&self, caller: &Identity, _: &ResourceAttributes<'_>) -> Result<Decision, AuthError> {
+        if *caller == Identity::anonymous() {
+            return Ok(Decision::Denied);
+        }
+        Ok(Decision::Allowed(self.0.clone()))
+    }
+}

@@ -15,10 +15,10 @@ mod credential;
 mod files;
 mod htpasswd;
 mod identity;
-pub mod rbac;
-mod rules;
 mod keys;
+pub mod rbac;
 mod registry_token;
+mod rules;
 mod service_account;
 mod strict_json;
 mod tokens_file;
@@ -26,7 +26,7 @@ mod tokens_file;
 pub use attributes::ResourceAttributes;
 pub use authenticator::{Authenticated, AuthenticationError, Authenticator};
 pub use authenticators::{Attempts, AuthenticatorOptions, Authenticators};
-pub use authorizer::{AuthError, Authorizer, Decision, Everyone};
+pub use authorizer::{AnyUser, AuthError, Authorizer, Decision, Everyone};
 pub use certificate::Certificates;
 pub use clock::Clock;
 pub use compact_token::{MAX_TOKEN_BYTES, MalformedToken};
@@ -34,9 +34,9 @@ pub use credential::{Credential, Secret};
 pub use files::{FileError, Files};
 pub use htpasswd::Htpasswd;
 pub use identity::Identity;
-pub use rules::PolicyRule;
 pub use keys::{FetchKeys, KeySet};
 pub use registry_token::{IssueError, NoRandomness, RegistryToken, RegistryTokenKeys, RegistryTokens};
+pub use rules::PolicyRule;
 pub use service_account::{
     Account, Accounts, Issuer, LEGACY_ISSUER, OtherAudiences, ServiceAccounts, Standing, TokenError,
     TokenRules,

@@ -90,7 +90,7 @@ impl TestApi {
         options: ApiOptions,
     ) -> Self {
         let registry = Registry::new(backend.clone(), RegistryOptions::default());
-        let api = Api::new(Gate::new(authorizer, registry), options);
+        let api = Api::new(Gate::new(authorizer, registry), None, options);
         Self { router: api.router(), api, backend, faults, folder }
     }
 
