@@ -24,7 +24,7 @@ static WORLD: LazyLock<(EcdsaKeyPair, ServiceAccounts, RegistryTokens)> = LazyLo
     let der = pair.public_key().as_der().expect("a key has an encoding");
     let folder = tempfile::tempdir().expect("there is a folder for temporary files");
     let path = folder.path().join("keys");
-    let body = BASE64_STANDARD.encode(der);
+    let body = BASE64_STANDARD.encode(der.as_ref());
     let pem = format!("-----BEGIN PUBLIC KEY-----\n{body}\n-----END PUBLIC KEY-----\n");
     std::fs::write(&path, pem).expect("there is room");
     let keys = || KeySet::from_files(&[&path], &Files::new()).expect("the key is one");
