@@ -91,9 +91,12 @@ impl RegistryTokens {
     /// When the credential has ended, or the identity is too large.
     pub fn issue(&self, known: &Authenticated) -> Result<RegistryToken, IssueError> {
         let now = self.clock.now();
-        let end = now.checked_add(self.lifetime).ok_or(IssueError::Expired)?;
+        let seconds = |time: SystemTime| time.duration_since(UNIX_EPOCH).map(|since| since.as_secs());
+        // A second begun counts as one, so that nobody is told less than the least; of the credential it does not.
+        let end =
+            now.checked_add(self.lifetime + Duration::from_nanos(999_999_999)).ok_or(IssueError::Expired)?;
         let end = known.expires.map_or(end, |expires| expires.min(end));
-        let expires = end.duration_since(UNIX_EPOCH).map_err(|_| IssueError::Expired)?.as_secs();
+        let expires = seconds(end).map_err(|_| IssueError::Expired)?;
         let lifetime =
             time(expires).and_then(|end| end.duration_since(now).ok()).filter(|left| !left.is_zero());
         let lifetime = lifetime.ok_or(IssueError::Expired)?;

@@ -529,6 +529,9 @@ impl Auth {
             kubernetes.refused("kubeconfig", CLUSTER);
             Login::read(kubernetes, has_kubernetes, users)
         });
+        if !has_kubernetes {
+            auth.forget("kubernetes");
+        }
         if open && (has_kubernetes || has_htpasswd) {
             auth.problem("none", "logins are configured beside it; remove one of the two".to_owned());
         }
@@ -579,7 +582,7 @@ impl Login {
         );
         let challenge = kubernetes.get(
             "challenge",
-            if is_there { Challenge::Bearer } else { Challenge::Basic },
+            Challenge::Bearer,
             "How clients are asked to log in: for a token that the registry gives, or with each request. With `auth.htpasswd` alone it is `basic`.",
         );
         let realm: Option<Uri> = kubernetes.optional(
@@ -607,7 +610,7 @@ impl Login {
             longest_token_age,
             tokens,
             htpasswd,
-            challenge,
+            challenge: if is_there { challenge } else { Challenge::Basic },
             realm,
             token_lifetime,
             token_keys,
@@ -755,7 +758,8 @@ impl<'n> OpenShift<'n> {
             cache.ignored("disabled", "set \"storage.cache.membershipttl\" and \"tagttl\" to 0 instead");
             cache.alias("blobrepositoryttl", "storage.cache.membershipttl")
         });
-        openshift.ignored("auth", "realms are read from \"auth.openshift\", once this version has logins");
+        openshift
+            .ignored("auth", "clients are sent to \"auth.kubernetes.realm\", or to the host that they call");
         openshift.ignored("server", "clients are told relative locations, so no address is needed");
         openshift.ignored("audit", "Wharf writes one log for everything");
         openshift.ignored("metrics", "this version has no metrics");
