@@ -2,17 +2,23 @@
 //!
 //! A repository `<namespace>/<image>` is the image stream of that name in that namespace, as in OpenShift's registry. To pull is to
 //! `get` its `layers`, to push to `get` and `update` them. A name of one component lies in no namespace: it takes a cluster-wide right.
+//!
+//! A right on image streams may be given in the group `image.openshift.io` or in the core group, where they once were: OpenShift's own
+//! roles name both. A `SubjectAccessReview` asks about one group, so the second is asked about when the first says no.
 
 use std::ops::Deref;
 use std::sync::Arc;
 
 use auth::{Authorizer, Decision, Identity, ResourceAttributes};
-use storage::backend::BackendError;
 use storage::{AnyRepository, CatalogPage, Deleter, Reader, Registry, RepositoryName, Tag, Writer};
 
 use crate::api::error::ApiError;
 
 const GROUP: &str = "image.openshift.io";
+const FORMER_GROUP: &str = "";
+
+/// How many repositories are looked at together where not all are shown.
+const CATALOG_LOOK: usize = 1000;
 
 /// Where permits are made. The registry behind it is reached in no other way.
 #[derive(Clone, Debug)]
@@ -33,9 +39,13 @@ pub struct PushAccess(Writer);
 #[derive(Debug)]
 pub struct DeleteAccess(Deleter);
 
-/// May list all repositories.
+/// May list repositories: all, or those that the caller may pull.
 #[derive(Debug)]
-pub struct CatalogAccess(Registry);
+pub struct CatalogAccess {
+    registry: Registry,
+    /// Whose rights decide which are shown; none if all are.
+    shown_to: Option<(Gate, Identity)>,
+}
 
 impl Gate {
     /// A gate to `registry` at which `authorizer` decides.
@@ -95,13 +105,14 @@ impl Gate {
         Ok(DeleteAccess(self.registry.deleter(repository)))
     }
 
-    /// A permit to list all repositories.
+    /// A permit to list repositories: all of them with OpenShift's right to, and otherwise those that `caller` may pull.
     ///
     /// # Errors
-    /// [`ApiError::Denied`] if `caller` may not.
+    /// When it cannot be known which.
     pub async fn catalog(&self, caller: &Identity) -> Result<CatalogAccess, ApiError> {
-        self.demand(caller, &everywhere("list", "imagestreams", "")).await?;
-        Ok(CatalogAccess(self.registry.clone()))
+        let sees_all = self.allows(caller, &everywhere("list", "imagestreams", "")).await?;
+        let shown_to = (!sees_all).then(|| (self.clone(), caller.clone()));
+        Ok(CatalogAccess { registry: self.registry.clone(), shown_to })
     }
 
     /// A permit to take a blob without naming the repository it lies in: only for whoever may pull from all of them.
@@ -111,21 +122,52 @@ impl Gate {
     }
 
     async fn demand(&self, caller: &Identity, wanted: &ResourceAttributes<'_>) -> Result<(), ApiError> {
-        if self.allows(caller, wanted).await? { Ok(()) } else { Err(ApiError::Denied) }
+        if self.allows(caller, wanted).await? {
+            return Ok(());
+        }
+        Err(ApiError::Denied { act: format!("User \"{}\" cannot {wanted}", caller.name) })
     }
 
     async fn allows(&self, caller: &Identity, wanted: &ResourceAttributes<'_>) -> Result<bool, ApiError> {
-        match self.authorizer.decide(caller, wanted).await {
-            Ok(decision) => Ok(decision == Decision::Allowed),
-            Err(error) => Err(ApiError::Unavailable(error.into())),
+        for group in [GROUP, FORMER_GROUP] {
+            let wanted = ResourceAttributes { group, ..*wanted };
+            match self.authorizer.decide(caller, &wanted).await {
+                Ok(Decision::Allowed(_)) => return Ok(true),
+                Ok(Decision::Denied) => {}
+                Err(error) => return Err(ApiError::Unavailable(error.into())),
+            }
         }
+        Ok(false)
     }
 }
 
 impl CatalogAccess {
     /// Lists at most `limit` repositories after the name `after`.
-    pub async fn page(&self, after: Option<&str>, limit: usize) -> Result<CatalogPage, BackendError> {
-        self.0.catalog(after, limit).await
+    ///
+    /// # Errors
+    /// When the store fails, or it cannot be known what the caller may see.
+    pub async fn page(&self, after: Option<&str>, limit: usize) -> Result<CatalogPage, ApiError> {
+        let Some((gate, caller)) = &self.shown_to else {
+            return Ok(self.registry.catalog(after, limit).await?);
+        };
+        let mut shown = CatalogPage::default();
+        let mut after = after.map(str::to_owned);
+        loop {
+            let page = self.registry.catalog(after.as_deref(), limit.max(CATALOG_LOOK)).await?;
+            for repository in page.repositories {
+                after = Some(repository.as_str().to_owned());
+                if !gate.allows(caller, &layers("get", &repository)).await? {
+                    continue;
+                }
+                if shown.repositories.len() == limit {
+                    return Ok(CatalogPage { more: true, ..shown });
+                }
+                shown.repositories.push(repository);
+            }
+            if !page.more || limit == 0 {
+                return Ok(shown);
+            }
+        }
     }
 }
 

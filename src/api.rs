@@ -16,9 +16,8 @@ mod referrers;
 mod tags;
 pub mod uploads;
 
-use std::sync::{Arc, LazyLock};
+use std::sync::Arc;
 
-use auth::Identity;
 use axum::Router;
 use axum::body::Body;
 use axum::extract::{Request, State};
@@ -38,12 +37,12 @@ use self::page::PageSizes;
 use self::uploads::state::StateKey;
 use crate::access::Gate;
 use crate::config::{Deletion, ForeignUrls, Mode};
+use crate::login::challenge::Reason;
+use crate::login::{Caller, Login};
 
 /// What every answer says of the protocol, as CNCF distribution does.
 const API_VERSION: (HeaderName, HeaderValue) =
     (HeaderName::from_static("docker-distribution-api-version"), HeaderValue::from_static("registry/2.0"));
-
-static ANONYMOUS: LazyLock<Identity> = LazyLock::new(Identity::anonymous);
 
 /// How the API behaves where the specification leaves a choice.
 #[derive(Clone, Debug)]
@@ -75,14 +74,16 @@ pub struct Api(Arc<Inner>);
 #[derive(Debug)]
 struct Inner {
     gate: Gate,
+    /// Without it everybody is nobody in particular, whatever they show.
+    login: Option<Login>,
     options: ApiOptions,
     mutations: TaskTracker,
 }
 
 impl Api {
-    /// The API over what lies behind `gate`.
-    pub fn new(gate: Gate, options: ApiOptions) -> Self {
-        Self(Arc::new(Inner { gate, options, mutations: TaskTracker::new() }))
+    /// The API over what lies behind `gate`, for those whom `login` knows.
+    pub fn new(gate: Gate, login: Option<Login>, options: ApiOptions) -> Self {
+        Self(Arc::new(Inner { gate, login, options, mutations: TaskTracker::new() }))
     }
 
     /// The routes, all below `/v2`, which lies below the configured prefix.
@@ -129,7 +130,27 @@ impl Api {
         Ok(())
     }
 
-    async fn route(&self, request: Parts, body: Body) -> Result<Response, ApiError> {
+    /// Finds out who asks, and asks whoever may not, and is nobody in particular, to log in.
+    async fn admit(&self, request: Parts, body: Body) -> Result<Response, ApiError> {
+        let Some(login) = &self.0.login else { return self.route(&Caller::anonymous(), request, body).await };
+        let caller = login.caller(&request).await?;
+        if !caller.is_anonymous() {
+            return self.route(&caller, request, body).await;
+        }
+        let endpoint = Endpoint::parse(request.uri.path()).ok();
+        let scope = endpoint.as_ref().and_then(|endpoint| endpoint.scope(&request.method));
+        let challenge = login.challenge(&request, scope.as_deref().map_or(Reason::Missing, Reason::Scope));
+        // Otherwise every login would seem to succeed.
+        if endpoint == Some(Endpoint::Base) && !caller.showed_credential {
+            return Err(ApiError::Unauthorized { challenge });
+        }
+        match self.route(&caller, request, body).await {
+            Err(ApiError::Denied { .. }) => Err(ApiError::Unauthorized { challenge }),
+            answer => answer,
+        }
+    }
+
+    async fn route(&self, caller: &Caller, request: Parts, body: Body) -> Result<Response, ApiError> {
         let method = &request.method;
         let endpoint = Endpoint::parse(request.uri.path()).map_err(|error| error.answer_to(method))?;
         let right =
@@ -137,7 +158,7 @@ impl Api {
         self.check_mode(&endpoint, method, right)?;
 
         let gate = &self.0.gate;
-        let caller = &*ANONYMOUS;
+        let caller = &*caller.identity;
         match (endpoint, method.as_str()) {
             (Endpoint::Base, _) => Ok(json("{}")),
             (Endpoint::Extensions { repository: None }, _) => Ok(json(r#"{"extensions":[]}"#)),
@@ -204,7 +225,7 @@ impl Api {
 async fn answer(State(api): State<Api>, request: Request) -> Response {
     let (parts, body) = request.into_parts();
     let is_head = parts.method == Method::HEAD;
-    let mut response = api.route(parts, body).await.unwrap_or_else(IntoResponse::into_response);
+    let mut response = api.admit(parts, body).await.unwrap_or_else(IntoResponse::into_response);
     let (name, value) = API_VERSION;
     response.headers_mut().insert(name, value);
     if is_head { without_body(response) } else { response }

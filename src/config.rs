@@ -23,6 +23,7 @@ use http::{HeaderMap, Uri};
 use regex::Regex;
 use storage::MissingReferences;
 
+pub use auth::Secret;
 pub use document::Origin;
 pub use problem::{Problem, Problems};
 pub use section::{Effect, Key, Setting};
@@ -609,33 +610,67 @@ impl Default for StorageCheck {
 }
 
 /// Who is let in.
-#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+#[derive(Clone, Debug, Default, Eq, PartialEq)]
 pub enum Auth {
     /// Everybody, for everything.
     #[default]
     Anyone,
+    /// Whoever may, by what they log in with.
+    Login(Login),
 }
 
-/// Text that no log and no `wharf config show` may repeat.
-#[derive(Clone, Eq, PartialEq)]
-pub struct Secret(String);
-
-impl Secret {
-    /// Wraps a secret.
-    pub fn new(text: impl Into<String>) -> Self {
-        Self(text.into())
-    }
-
-    /// Reveals it to whoever must use it.
-    pub fn expose(&self) -> &str {
-        &self.0
-    }
+/// How people log in, and what decides what they may.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct Login {
+    /// What decides.
+    pub permission: Permission,
+    /// Whose tokens of service accounts are known.
+    pub issuers: Vec<Issuer>,
+    /// The audiences of the registry.
+    pub audiences: Vec<String>,
+    /// The audiences of the API server, if its tokens are good here.
+    pub api_server_audiences: Vec<String>,
+    /// How long after it was made a token of a service account is good.
+    pub longest_token_age: Duration,
+    /// A file of tokens and whose they are.
+    pub tokens: Option<PathBuf>,
+    /// A file of users and their passwords.
+    pub htpasswd: Option<PathBuf>,
+    /// How clients are asked to log in.
+    pub challenge: Challenge,
+    /// The scheme and host of the token endpoint, if requests do not say it.
+    pub realm: Option<Uri>,
+    /// How long a token that the registry gives is good.
+    pub token_lifetime: Duration,
+    /// The file of the keys that those are made with; without one each start makes its own.
+    pub token_keys: Option<PathBuf>,
 }
 
-impl fmt::Debug for Secret {
-    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        formatter.write_str("[redacted]")
-    }
+/// What decides who may do what.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub enum Permission {
+    /// Whoever is known may do everything, and nobody else anything, as in distribution.
+    Users,
+    /// Roles and bindings in the files of a folder.
+    Folder(PathBuf),
+}
+
+/// Who makes tokens of service accounts.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct Issuer {
+    /// What the tokens have as `iss`.
+    pub name: String,
+    /// The file of the keys that verify them.
+    pub keys: PathBuf,
+}
+
+/// How clients are asked to log in.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Challenge {
+    /// By fetching a token for their password.
+    Bearer,
+    /// By sending it with each request.
+    Basic,
 }
 
 /// A default that is not zero, as its text shows.

@@ -6,4 +6,5 @@ pub mod commands;
 pub mod config;
 pub mod health;
 pub mod logging;
+pub mod login;
 pub mod server;

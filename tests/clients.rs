@@ -12,6 +12,7 @@ mod cosign;
 mod crane;
 mod curl;
 mod helm;
+mod logins;
 mod oras;
 mod podman;
 mod python;

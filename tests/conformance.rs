@@ -6,7 +6,7 @@ use std::{collections::BTreeSet, path::Path};
 
 use serde_json::json;
 
-use crate::harness::{TestRegistry, tool};
+use crate::harness::{PaperCluster, TestRegistry, tool};
 
 #[tokio::test]
 async fn the_older_suite_passes_in_all_four_categories() {
@@ -60,6 +60,20 @@ async fn the_newer_suite_passes_with_sparse_manifests_where_they_are_allowed() {
     passes_at("dev", Sparse::Accepted, json!({ "validation": { "disabled": true } })).await;
 }
 
+#[tokio::test]
+async fn the_newer_suite_passes_for_somebody_who_logs_in() {
+    let cluster = PaperCluster::new();
+    cluster.apply(
+        "everything",
+        "{apiVersion: rbac.authorization.k8s.io/v1, kind: ClusterRoleBinding, metadata: {name: everything}, \
+         subjects: [{kind: ServiceAccount, name: tester, namespace: team}], \
+         roleRef: {kind: ClusterRole, name: cluster-admin, apiGroup: rbac.authorization.k8s.io}}",
+    );
+    let token = cluster.token("team", "tester");
+    let login = [("OCI_USERNAME", "tester"), ("OCI_PASSWORD", &*token)];
+    passes_as(&login, "dev", Sparse::Refused, cluster.settings()).await;
+}
+
 /// Whether images may be pushed without their layers, and indexes without their images.
 enum Sparse {
     Accepted,
@@ -67,6 +81,10 @@ enum Sparse {
 }
 
 async fn passes_at(version: &str, sparse: Sparse, settings: serde_json::Value) {
+    passes_as(&[], version, sparse, settings).await;
+}
+
+async fn passes_as(login: &[(&str, &str)], version: &str, sparse: Sparse, settings: serde_json::Value) {
     let Some(suite) = tool::go("conformance") else { return };
     let registry = TestRegistry::with(settings).await;
     let somewhere = registry.workstation();
@@ -81,6 +99,7 @@ async fn passes_at(version: &str, sparse: Sparse, settings: serde_json::Value) {
         ("OCI_RESULTS_DIR", "results"),
         ("OCI_LOG", "warn"),
     ]);
+    command.envs(login.iter().copied());
     somewhere.finish(command).await;
     let skipped = tests_with("<skipped", &somewhere.home().join("results/junit.xml"));
     assert_eq!(skipped, BTreeSet::new());

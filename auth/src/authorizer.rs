@@ -1,6 +1,7 @@
 //! May they: the question that everything is asked before it is done.
 
 use std::fmt;
+use std::sync::Arc;
 
 use async_trait::async_trait;
 
@@ -18,11 +19,11 @@ pub trait Authorizer: fmt::Debug + Send + Sync + 'static {
 }
 
 /// An answer.
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+#[derive(Clone, Debug, Eq, PartialEq)]
 pub enum Decision {
-    /// They may.
-    Allowed,
-    /// They may not.
+    /// They may, and this is what says so, such as `RoleBinding team/pullers`.
+    Allowed(Arc<str>),
+    /// They may not: nothing says that they may.
     Denied,
 }
 
@@ -35,12 +36,52 @@ pub enum AuthError {
 }
 
 /// Allows everything to everybody: a registry on a developer's machine, or behind a proxy that asks.
-#[derive(Clone, Copy, Debug)]
-pub struct Everyone;
+#[derive(Clone, Debug)]
+pub struct Everyone(Arc<str>);
+
+impl Everyone {
+    /// An authorizer that never says no.
+    pub fn new() -> Self {
+        Self("the configuration, which has no `auth`".into())
+    }
+}
+
+impl Default for Everyone {
+    fn default() -> Self {
+        Self::new()
+    }
+}
 
 #[async_trait]
 impl Authorizer for Everyone {
     async fn decide(&self, _: &Identity, _: &ResourceAttributes<'_>) -> Result<Decision, AuthError> {
-        Ok(Decision::Allowed)
+        Ok(Decision::Allowed(self.0.clone()))
+    }
+}
+
+/// Allows everything to whoever is somebody: the users of an `htpasswd` that stands alone, as in CNCF distribution.
+#[derive(Clone, Debug)]
+pub struct AnyUser(Arc<str>);
+
+impl AnyUser {
+    /// An authorizer that says no to nobody but nobody in particular.
+    pub fn new() -> Self {
+        Self("the configuration, which lets every user do everything".into())
+    }
+}
+
+impl Default for AnyUser {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+#[async_trait]
+impl Authorizer for AnyUser {
+    async fn decide(&self, caller: &Identity, _: &ResourceAttributes<'_>) -> Result<Decision, AuthError> {
+        if *caller == Identity::anonymous() {
+            return Ok(Decision::Denied);
+        }
+        Ok(Decision::Allowed(self.0.clone()))
     }
 }

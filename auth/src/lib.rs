@@ -1,12 +1,44 @@
 //! Who is asking, and may they.
 //!
-//! An [`Identity`] is who; [`ResourceAttributes`] are what they want, in the words of Kubernetes; an [`Authorizer`] decides. Nothing here
-//! knows HTTP, images, or where they are kept.
+//! A [`Credential`] is what is shown, an [`Identity`] who shows it, told by an [`Authenticator`]; [`ResourceAttributes`] are what they want,
+//! in the words of Kubernetes; an [`Authorizer`] decides. [`rbac`] is the one that knows roles and bindings, which [`bindings`] finds. Nothing here knows HTTP, images, or where they are kept.
 
 mod attributes;
+mod authenticator;
+mod authenticators;
 mod authorizer;
+pub mod bindings;
+mod certificate;
+mod clock;
+mod compact_token;
+mod credential;
+mod files;
+mod htpasswd;
 mod identity;
+mod keys;
+pub mod rbac;
+mod registry_token;
+mod rules;
+mod service_account;
+mod strict_json;
+mod tokens_file;
 
 pub use attributes::ResourceAttributes;
-pub use authorizer::{AuthError, Authorizer, Decision, Everyone};
+pub use authenticator::{Authenticated, AuthenticationError, Authenticator};
+pub use authenticators::{Attempts, AuthenticatorOptions, Authenticators};
+pub use authorizer::{AnyUser, AuthError, Authorizer, Decision, Everyone};
+pub use certificate::Certificates;
+pub use clock::Clock;
+pub use compact_token::{MAX_TOKEN_BYTES, MalformedToken};
+pub use credential::{Credential, Secret};
+pub use files::{FileError, Files};
+pub use htpasswd::Htpasswd;
 pub use identity::Identity;
+pub use keys::{FetchKeys, KeySet};
+pub use registry_token::{IssueError, NoRandomness, RegistryToken, RegistryTokenKeys, RegistryTokens};
+pub use rules::PolicyRule;
+pub use service_account::{
+    Account, Accounts, Issuer, LEGACY_ISSUER, OtherAudiences, ServiceAccounts, Standing, TokenError,
+    TokenRules,
+};
+pub use tokens_file::TokensFile;

@@ -180,6 +180,18 @@ impl Endpoint {
         Some(right)
     }
 
+    /// What a token has to be for, as challenges name it (distribution's token specification); none for logging in alone.
+    pub fn scope(&self, method: &Method) -> Option<String> {
+        let actions = match self.right(method)? {
+            Right::Login => return None,
+            Right::Catalog => return Some("registry:catalog:*".to_owned()),
+            Right::Pull => "pull",
+            Right::Push => "pull,push",
+            Right::Delete => "delete",
+        };
+        Some(format!("repository:{}:{actions}", self.repository()?))
+    }
+
     /// The methods that the endpoint knows, as `Allow` lists them.
     pub fn allow(&self) -> String {
         let methods = [Method::GET, Method::HEAD, Method::POST, Method::PUT, Method::PATCH, Method::DELETE];

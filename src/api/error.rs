@@ -133,9 +133,12 @@ pub enum ApiError {
         /// How to log in.
         challenge: HeaderValue,
     },
-    /// The caller may not do this.
+    /// The caller may not do this, whether or not it is there to be done.
     #[error("the requested access is denied")]
-    Denied,
+    Denied {
+        /// Who may not do what, in the words of Kubernetes.
+        act: String,
+    },
     /// The caller, or everyone together, asks too much.
     #[error("there are too many requests")]
     TooManyRequests {
@@ -239,7 +242,7 @@ impl ApiError {
             Self::TooManyTags { .. } => (StatusCode::URI_TOO_LONG, ErrorCode::SizeInvalid),
 
             Self::Unauthorized { .. } => (StatusCode::UNAUTHORIZED, ErrorCode::Unauthorized),
-            Self::Denied => (StatusCode::FORBIDDEN, ErrorCode::Denied),
+            Self::Denied { .. } => (StatusCode::FORBIDDEN, ErrorCode::Denied),
             Self::TooManyRequests { .. } => (StatusCode::TOO_MANY_REQUESTS, ErrorCode::TooManyRequests),
             Self::BodyTimeout => (StatusCode::REQUEST_TIMEOUT, ErrorCode::Unknown),
             Self::BodyIncomplete(_) => (StatusCode::BAD_REQUEST, ErrorCode::SizeInvalid),
@@ -281,6 +284,7 @@ impl ApiError {
             Self::NameInvalid(error) => json!(error.to_string()),
             Self::DigestInvalid(error) => json!(error.to_string()),
             Self::TagInvalid(error) => json!(error.to_string()),
+            Self::Denied { act } => json!(act),
             _ => return vec![None],
         };
         vec![Some(detail)]
@@ -510,7 +514,7 @@ mod tests {
                 ApiError::DigestInvalid("x".parse::<Digest>().unwrap_err()),
                 json!("malformed digest: it is written <algorithm>:<hex>"),
             ),
-            (ApiError::Denied, Value::Null),
+            (ApiError::Denied { act: "User \"eve\" cannot".to_owned() }, json!("User \"eve\" cannot")),
         ] {
             assert_eq!(body(error.into_response()).await["errors"][0]["detail"], detail);
         }

@@ -131,7 +131,7 @@ async fn mount_blob(
         Some(Err(_)) => return Ok(Mounted::No(access)),
         Some(Ok(from)) => match gate.pull(caller, from).await {
             Ok(source) => Some(source),
-            Err(ApiError::Denied) => return Ok(Mounted::No(access)),
+            Err(ApiError::Denied { .. }) => return Ok(Mounted::No(access)),
             Err(error) => return Err(error),
         },
     };

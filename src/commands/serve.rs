@@ -2,10 +2,15 @@
 
 use std::io::{self, IsTerminal, Write};
 use std::sync::Arc;
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
 use anyhow::Context;
-use auth::Everyone;
+use auth::bindings::Folder;
+use auth::{
+    AnyUser, Attempts, AuthenticatorOptions, Authenticators, Authorizer, Clock, Everyone, Files, Htpasswd,
+    KeySet, RegistryTokenKeys, RegistryTokens, ServiceAccounts, TokenRules, TokensFile,
+};
+use http::Uri;
 use storage::backend::Backend;
 use storage::backend::bucket::Bucket;
 use storage::backend::volume::{Access, Durability, Volume, VolumeOptions};
@@ -18,8 +23,10 @@ use crate::api::location::Urls;
 use crate::api::page::PageSizes;
 use crate::api::uploads::state::StateKey;
 use crate::api::{Api, ApiOptions};
-use crate::config::{self, Config, Http, Mode, PurgeAction, Purging};
+use crate::config::{self, Auth, Config, Http, Locations, Mode, Permission, PurgeAction, Purging};
 use crate::health::Readiness;
+use crate::login::challenge::Challenge;
+use crate::login::{Login, TOKEN_PATHS};
 use crate::server::Server;
 
 /// Serves what `config` says until SIGTERM or SIGINT, then finishes what is under way.
@@ -30,10 +37,29 @@ pub async fn serve(config: Config) -> anyhow::Result<()> {
     let storage = config.storage.clone();
     let backend = tokio::task::spawn_blocking(move || open_backend(&storage)).await??;
     let registry = Registry::new(backend, registry_options(&config));
-    let api = Api::new(Gate::new(Arc::new(Everyone), registry.clone()), api_options(&config));
+    let mut background = JoinSet::new();
+    let (authorizer, login) = match config.auth.clone() {
+        Auth::Anyone => {
+            let everyone: Arc<dyn Authorizer> = Arc::new(Everyone::new());
+            (everyone, None)
+        }
+        Auth::Login(settings) => {
+            let realm = settings.realm.clone().or_else(|| configured_host(&config.http));
+            let prepared = tokio::task::spawn_blocking(move || Logins::prepare(&settings, realm)).await??;
+            if let Some(folder) = prepared.folder {
+                background.spawn(folder.keep_current(FOLDER_INTERVAL));
+            }
+            background.spawn(prepared.files.keep_current());
+            (prepared.authorizer, Some(prepared.login))
+        }
+    };
+    let api = Api::new(Gate::new(authorizer, registry.clone()), login.clone(), api_options(&config));
     let readiness = Readiness::new();
     let health = readiness.router();
-    let router = api.router().merge(health.clone());
+    let mut router = api.router().merge(health.clone());
+    if let Some(login) = &login {
+        router = router.merge(login.router());
+    }
     let server = Server::bind(&config.http).await?;
     let management = match &config.http.management.address {
         Some(address) => {
@@ -43,7 +69,6 @@ pub async fn serve(config: Config) -> anyhow::Result<()> {
         None => None,
     };
 
-    let mut background = JoinSet::new();
     if let Some(check) = config.health.storage.clone() {
         background.spawn(readiness.watch(registry.clone(), check));
     }
@@ -78,6 +103,78 @@ pub async fn serve(config: Config) -> anyhow::Result<()> {
     background.shutdown().await;
     tracing::info!("stopped");
     Ok(())
+}
+
+/// How often a folder of bindings is looked at.
+const FOLDER_INTERVAL: Duration = Duration::from_secs(2);
+
+/// All that logins need, read and ready.
+struct Logins {
+    login: Login,
+    authorizer: Arc<dyn Authorizer>,
+    /// Of the bindings, if they come from one.
+    folder: Option<Arc<Folder>>,
+    /// All other files.
+    files: Arc<Files>,
+}
+
+impl Logins {
+    /// Reads what the configuration names. It blocks.
+    fn prepare(settings: &config::Login, realm: Option<Uri>) -> anyhow::Result<Self> {
+        let (clock, files) = (Clock::system(), Files::new());
+        let token_keys = match &settings.token_keys {
+            Some(path) => RegistryTokenKeys::from_file(path, &files)?,
+            None => RegistryTokenKeys::random()?,
+        };
+        let audience = realm.as_ref().and_then(Uri::authority).map_or("wharf", |host| host.as_str());
+        let tokens = Arc::new(RegistryTokens::new(
+            token_keys,
+            audience.to_owned(),
+            settings.token_lifetime,
+            None,
+            clock.clone(),
+        ));
+        let rules = TokenRules {
+            api_server_audiences: settings.api_server_audiences.clone(),
+            max_age: settings.longest_token_age,
+            ..TokenRules::for_audiences(settings.audiences.clone())
+        };
+        let issuers = settings.issuers.iter().map(|issuer| {
+            let keys = KeySet::from_files(std::slice::from_ref(&issuer.keys), &files)?;
+            Ok(auth::Issuer { name: issuer.name.clone(), keys })
+        });
+        let issuers: Vec<_> = issuers.collect::<Result<_, auth::FileError>>()?;
+        let accounts = ServiceAccounts::new(issuers, rules, None, clock.clone());
+        let mut authenticators = Authenticators::new(&AuthenticatorOptions::default(), clock)?
+            .then(tokens.clone(), Attempts::Unlimited)
+            .then(Arc::new(accounts), Attempts::Unlimited);
+        if let Some(path) = &settings.tokens {
+            let known = Arc::new(TokensFile::read(path, &files)?);
+            authenticators = authenticators.then(known, Attempts::Limited);
+        }
+        if let Some(path) = &settings.htpasswd {
+            let users = Arc::new(Htpasswd::read(path, &files)?);
+            authenticators = authenticators.then(users, Attempts::Limited);
+        }
+        let (authorizer, folder): (Arc<dyn Authorizer>, _) = match &settings.permission {
+            Permission::Users => (Arc::new(AnyUser::new()), None),
+            Permission::Folder(path) => {
+                let folder = Arc::new(Folder::open(path)?);
+                (folder.authorizer(), Some(folder))
+            }
+        };
+        let challenge = Challenge::new(settings.challenge, realm, TOKEN_PATHS[0].to_owned());
+        let login = Login::new(authenticators, tokens, challenge);
+        Ok(Self { login, authorizer, folder, files: Arc::new(files) })
+    }
+}
+
+/// The scheme and host that the configuration says clients use.
+fn configured_host(http: &Http) -> Option<Uri> {
+    match &http.locations {
+        Locations::Below(url) => Some(url.clone()),
+        Locations::Relative | Locations::FromRequest => None,
+    }
 }
 
 fn open_backend(storage: &config::Storage) -> anyhow::Result<Arc<dyn Backend>> {
@@ -160,9 +257,13 @@ fn greet(server: &Server, config: &Config) -> io::Result<()> {
         config::Backend::Volume(volume) => format!("in {}", volume.root.display()),
         config::Backend::Memory => "in memory, until it stops".to_owned(),
     };
+    let who = match config.auth {
+        Auth::Anyone => "Anybody who can connect may push and pull.",
+        Auth::Login(_) => "Log in first: podman login --tls-verify=false.",
+    };
     writeln!(
         io::stderr(),
-        "\nWharf keeps images {place}. Anybody who can connect may push and pull. Try:\n\n    \
+        "\nWharf keeps images {place}. {who} Try:\n\n    \
          podman tag <an image of yours> {address}/demo/app\n    \
          podman push --tls-verify=false {address}/demo/app\n    \
          podman pull --tls-verify=false {address}/demo/app\n\nStop it with Ctrl-C.\n"

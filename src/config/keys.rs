@@ -13,9 +13,10 @@ use super::document::Node;
 use super::section::Section;
 use super::value::{Choice, NonZeroSize, Size, Suite, UrlPath};
 use super::{
-    Address, Auth, Backend, Caches, Catalog, ClientCertificates, Concurrency, Config, Deletion, ForeignUrls,
-    Health, Http, Limits, Listener, Locations, Log, Management, Mode, PurgeAction, Purging, Redirects,
-    Storage, StorageCheck, Sync, Tags, Tls, TlsVersion, Uploads, Validation, Volume,
+    Address, Auth, Backend, Caches, Catalog, Challenge, ClientCertificates, Concurrency, Config, Deletion,
+    ForeignUrls, Health, Http, Issuer, Limits, Listener, Locations, Log, Login, Management, Mode, Permission,
+    PurgeAction, Purging, Redirects, Storage, StorageCheck, Sync, Tags, Tls, TlsVersion, Uploads, Validation,
+    Volume,
 };
 
 impl Config {
@@ -506,14 +507,119 @@ impl Caches {
 
 impl Auth {
     fn read(auth: &mut Section<'_, '_>) -> Self {
-        const LATER: &str =
-            "logins are not supported by this version; write \"auth: none\" to let everybody in";
-        auth.mark("none", "Lets everybody in, for everything; so does no `auth` at all.");
-        for scheme in ["htpasswd", "token", "openshift", "silly"] {
-            auth.refused(scheme, LATER);
+        const TOKENS: &str = "tokens of another server are not read; let clients log in with their tokens of the cluster, as \"auth.kubernetes\" has it";
+        const CLUSTER: &str = "a cluster is not asked by this version; put its bindings into a folder and name it as \"auth.kubernetes.folder\"";
+        let open = auth.mark("none", "Lets everybody in, for everything; so does no `auth` at all.");
+        let (has_kubernetes, has_htpasswd) = (auth.has("kubernetes"), auth.has("htpasswd"));
+        auth.refused("token", TOKENS);
+        auth.refused("openshift", CLUSTER);
+        auth.refused("silly", "it lets in whoever sends any header; write \"auth: none\" if that is meant");
+        let users: Option<PathBuf> = auth.section("htpasswd", |htpasswd| {
+            htpasswd.ignored("realm", "clients show it to nobody; Wharf's is \"Wharf\"");
+            let path = htpasswd.optional(
+                "path",
+                "A file of users and bcrypt hashes (`htpasswd -Bbn`), read again when it changes. Alone it lets its users do everything; beside `auth.kubernetes` bindings may name them.",
+            );
+            if has_htpasswd && path.is_none() {
+                htpasswd.problem("path", "it is missing; name the file".to_owned());
+            }
+            path
+        });
+        let login = auth.section("kubernetes", |kubernetes| {
+            kubernetes.refused("kubeconfig", CLUSTER);
+            Login::read(kubernetes, has_kubernetes, users)
+        });
+        if !has_kubernetes {
+            auth.forget("kubernetes");
         }
-        Self::Anyone
+        if open && (has_kubernetes || has_htpasswd) {
+            auth.problem("none", "logins are configured beside it; remove one of the two".to_owned());
+        }
+        if has_kubernetes || has_htpasswd { Self::Login(login) } else { Self::Anyone }
     }
+}
+
+impl Login {
+    fn read(kubernetes: &mut Section<'_, '_>, is_there: bool, htpasswd: Option<PathBuf>) -> Self {
+        let folder: Option<PathBuf> = kubernetes.optional(
+            "folder",
+            "A folder of Roles, ClusterRoles, RoleBindings and ClusterRoleBindings as `kubectl apply` takes them, read again when it changes.",
+        );
+        if is_there && folder.is_none() {
+            kubernetes.problem("folder", "it is missing; name the folder of the bindings".to_owned());
+        }
+        let issuers = kubernetes.sections("issuers", |issuer| {
+            let name: Option<String> =
+                issuer.optional("issuer", "What their tokens have as `iss`, such as `https://kubernetes.default.svc`.");
+            let keys: Option<PathBuf> = issuer.optional(
+                "keys",
+                "Their public keys: PEM, or a JSON Web Key Set as `kubectl get --raw /openid/v1/jwks` prints it. It is read again when it changes.",
+            );
+            if name.is_none() {
+                issuer.problem("issuer", "it is missing; say what the tokens have as \"iss\"".to_owned());
+            }
+            if keys.is_none() {
+                issuer.problem("keys", "it is missing; name the file of the public keys".to_owned());
+            }
+            Some(Issuer { name: name?, keys: keys? })
+        });
+        let audiences: Vec<String> = kubernetes.list(
+            "audiences",
+            "The registry's names in the `aud` of tokens, as `kubectl create token --audience` sets them.",
+        );
+        let api_server_audiences: Vec<String> = kubernetes.list(
+            "apiaudiences",
+            "The API server's own, if a token for it is good here too: those that pods have anyway, and those in Secrets.",
+        );
+        let longest_token_age = kubernetes.get(
+            "longesttokenage",
+            Duration::from_secs(24 * 60 * 60),
+            "How long after it was made a token of a service account is good, if it does not end before.",
+        );
+        let tokens = kubernetes.optional(
+            "tokens",
+            "A file of other tokens, by their SHA-256, and whose they are. It is read again when it changes.",
+        );
+        let challenge = kubernetes.get(
+            "challenge",
+            Challenge::Bearer,
+            "How clients are asked to log in: for a token that the registry gives, or with each request. With `auth.htpasswd` alone it is `basic`.",
+        );
+        let realm: Option<Uri> = kubernetes.optional(
+            "realm",
+            "The scheme and host at which clients find the token endpoint; without it `http.host`, or what the client calls.",
+        );
+        let token_lifetime = kubernetes.get(
+            "tokenlifetime",
+            Duration::from_secs(300),
+            "How long a token that the registry gives is good: 5 minutes at least, unless what it was given for ends before.",
+        );
+        let token_keys = kubernetes.optional(
+            "tokenkeys",
+            "A file of secrets, one a line, that tokens are made with by the first and known by all. Replicas need the same; without a file each start makes one.",
+        );
+        if is_there && !issuers.is_empty() && audiences.is_empty() && api_server_audiences.is_empty() {
+            let what = "it is missing; say which audience a token must be for, as in [image-registry]";
+            kubernetes.problem("audiences", what.to_owned());
+        }
+        Self {
+            permission: folder.map_or(Permission::Users, Permission::Folder),
+            issuers: issuers.into_iter().flatten().collect(),
+            audiences,
+            api_server_audiences,
+            longest_token_age,
+            tokens,
+            htpasswd,
+            challenge: if is_there { challenge } else { Challenge::Basic },
+            realm,
+            token_lifetime,
+            token_keys,
+        }
+    }
+}
+
+impl Choice for Challenge {
+    const WORDS: &'static [(&'static str, Self)] = &[("bearer", Self::Bearer), ("basic", Self::Basic)];
 }
 
 impl Validation {
@@ -652,7 +758,8 @@ impl<'n> OpenShift<'n> {
             cache.ignored("disabled", "set \"storage.cache.membershipttl\" and \"tagttl\" to 0 instead");
             cache.alias("blobrepositoryttl", "storage.cache.membershipttl")
         });
-        openshift.ignored("auth", "realms are read from \"auth.openshift\", once this version has logins");
+        openshift
+            .ignored("auth", "clients are sent to \"auth.kubernetes.realm\", or to the host that they call");
         openshift.ignored("server", "clients are told relative locations, so no address is needed");
         openshift.ignored("audit", "Wharf writes one log for everything");
         openshift.ignored("metrics", "this version has no metrics");

@@ -388,8 +388,8 @@ mod the_environment {
 #[test]
 fn the_configurations_that_others_ship_are_understood() {
     const STORE: &str = "object stores are not supported by this version; use \"filesystem\" or \"inmemory\"";
-    const LOGIN: &str = "logins are not supported by this version; write \"auth: none\" to let everybody in";
-    let loads: [(&str, &str, &[&str]); 4] = [
+    const CLUSTER: &str = "a cluster is not asked by this version; put its bindings into a folder and name it as \"auth.kubernetes.folder\"";
+    let loads: [(&str, &str, &[&str]); 5] = [
         (
             "distribution-2-dev.yml",
             include_str!("../../tests/fixtures/config/distribution-2-dev.yml"),
@@ -417,6 +417,11 @@ fn the_configurations_that_others_ship_are_understood() {
             include_str!("../../tests/fixtures/config/distribution-3-cache.yml"),
             &["storage.cache.blobdescriptor", "log.fields", "notifications", "proxy", "redis"],
         ),
+        (
+            "distribution-3-example.yml",
+            include_str!("../../tests/fixtures/config/distribution-3-example.yml"),
+            &["storage.tag.concurrencylimit", "auth.htpasswd.realm", "log.fields"],
+        ),
     ];
     for (name, text, expected) in loads {
         let loaded = parse(Some((name, text)), &BTreeMap::new()).unwrap();
@@ -424,11 +429,6 @@ fn the_configurations_that_others_ship_are_understood() {
         assert_eq!(addresses(&loaded), [":5000"], "{name}");
     }
     let refused = [
-        (
-            "distribution-3-example.yml",
-            include_str!("../../tests/fixtures/config/distribution-3-example.yml"),
-            format!("distribution-3-example.yml:17: auth.htpasswd: {LOGIN}"),
-        ),
         (
             "distribution-3-s3.yml",
             include_str!("../../tests/fixtures/config/distribution-3-s3.yml"),
@@ -442,7 +442,7 @@ fn the_configurations_that_others_ship_are_understood() {
         (
             "openshift.yml",
             include_str!("../../tests/fixtures/config/openshift.yml"),
-            format!("openshift.yml:14: auth.openshift: {LOGIN}"),
+            format!("openshift.yml:14: auth.openshift: {CLUSTER}"),
         ),
     ];
     for (name, text, expected) in refused {
@@ -518,4 +518,34 @@ proptest! {
             .collect();
         let _ = parse(None, &variables);
     }
+}
+
+#[test]
+fn a_login_needs_a_folder_keys_and_an_audience() {
+    let wrong = [
+        (
+            "auth: {kubernetes: {}}",
+            "c.yml:2: auth.kubernetes.folder: it is missing; name the folder of the bindings",
+        ),
+        ("auth: {htpasswd: {}}", "c.yml:2: auth.htpasswd.path: it is missing; name the file"),
+        (
+            "auth: {kubernetes: {folder: rbac, issuers: [{issuer: x, keys: sa.pub}]}}",
+            "c.yml:2: auth.kubernetes.audiences: it is missing; say which audience a token must be for, as in [image-registry]",
+        ),
+        (
+            "auth: {none: {}, htpasswd: {path: users}}",
+            "c.yml:2: auth.none: logins are configured beside it; remove one of the two",
+        ),
+    ];
+    for (text, expected) in wrong {
+        let text = format!("version: 0.1\n{text}\n");
+        assert_eq!(parse(Some(("c.yml", &text)), &BTreeMap::new()).unwrap_err().to_string(), expected);
+    }
+    let text = "version: 0.1\nauth: {kubernetes: {folder: rbac, issuers: [{issuer: x, keys: sa.pub}], audiences: [registry]}}";
+    let Auth::Login(login) = parse(Some(("c.yml", text)), &BTreeMap::new()).unwrap().config.auth else {
+        panic!("nobody has to log in")
+    };
+    assert_eq!(login.permission, Permission::Folder("rbac".into()));
+    assert_eq!(login.issuers, [Issuer { name: "x".to_owned(), keys: "sa.pub".into() }]);
+    assert_eq!((login.audiences, login.challenge), (vec!["registry".to_owned()], Challenge::Bearer));
 }

@@ -61,7 +61,7 @@ impl TestApi {
     fn over(store: Arc<dyn Backend>) -> Self {
         let faults = Arc::new(Faults::default());
         let backend: Arc<dyn Backend> = Arc::new(Surrounded::new(store, faults.clone()));
-        Self::made(backend, faults, None, Arc::new(Everyone), options())
+        Self::made(backend, faults, None, Arc::new(Everyone::new()), options())
     }
 
     /// The same registry behind another API, which remembers nothing of what this one did.
@@ -72,7 +72,7 @@ impl TestApi {
             self.backend.clone(),
             self.faults.clone(),
             self.folder.clone(),
-            Arc::new(Everyone),
+            Arc::new(Everyone::new()),
             options,
         )
     }
@@ -90,7 +90,7 @@ impl TestApi {
         options: ApiOptions,
     ) -> Self {
         let registry = Registry::new(backend.clone(), RegistryOptions::default());
-        let api = Api::new(Gate::new(authorizer, registry), options);
+        let api = Api::new(Gate::new(authorizer, registry), None, options);
         Self { router: api.router(), api, backend, faults, folder }
     }
 

@@ -2,6 +2,8 @@
 
 use std::path::{Path, PathBuf};
 
+use tokio::process::Command;
+
 use crate::harness::{Image, TestRegistry, Workstation, tool};
 
 /// A machine with the three programs, run as root, whose images and containers are kept in its home.
@@ -40,6 +42,11 @@ impl Containers {
     /// Runs podman with the words of `line`, and returns what it printed.
     pub(super) async fn podman(&self, line: impl AsRef<str>) -> String {
         self.with_store(&self.podman, line.as_ref()).await
+    }
+
+    /// Runs podman with the words of `line`, which must fail, and returns why it did.
+    pub(super) async fn podman_in_vain(&self, line: impl AsRef<str>) -> String {
+        self.machine.finish_in_vain(self.on_store(&self.podman, line.as_ref())).await
     }
 
     /// Runs buildah with the words of `line`, and returns what it printed.
@@ -88,12 +95,16 @@ impl Containers {
     }
 
     async fn with_store(&self, program: &Path, line: &str) -> String {
+        self.machine.finish(self.on_store(program, line)).await
+    }
+
+    fn on_store(&self, program: &Path, line: &str) -> Command {
         let home = self.machine.home();
         let mut command = self.machine.command(&self.unshare);
         // The programs mount their store; the mounts go with the namespace.
         command.arg("--mount").arg(program);
         command.arg("--root").arg(home.join("store")).arg("--runroot").arg(home.join("run/store"));
         command.args(["--storage-driver", "overlay"]).args(line.split_whitespace());
-        self.machine.finish(command).await
+        command
     }
 }

@@ -98,7 +98,11 @@ impl Workstation {
         program: &Path,
         arguments: impl IntoIterator<Item = A>,
     ) -> String {
-        let mut command = self.command_line(program, arguments);
+        self.finish_in_vain(self.command_line(program, arguments)).await
+    }
+
+    /// Runs a command that must fail, and returns what it printed and complained about.
+    pub(crate) async fn finish_in_vain(&self, mut command: Command) -> String {
         let output = finish(&mut command).await;
         assert!(!output.status.success(), "{command:?} succeeds:\n{}", both(&output));
         both(&output)

@@ -1,0 +1,194 @@
+//! All authenticators, one after the other: the first who knows a credential says whose it is.
+//!
+//! What was found is remembered for seconds, good or not, by a keyed hash of the credential; equal ones that arrive together are
+//! looked at once. A source that guesses is made to wait before anything slow is asked for it.
+
+mod failures;
+mod verdicts;
+
+use std::net::IpAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use self::failures::Failures;
+use self::verdicts::{Looked, Verdict, Verdicts};
+use crate::compact_token::{CompactToken, MAX_TOKEN_BYTES};
+use crate::{Authenticated, AuthenticationError, Authenticator, Clock, Credential, Identity, RegistryTokens};
+
+/// The group of everybody who is somebody, and that of all others.
+const AUTHENTICATED: &str = "system:authenticated";
+const UNAUTHENTICATED: &str = "system:unauthenticated";
+
+/// Tells who shows a credential.
+#[derive(Debug)]
+pub struct Authenticators {
+    steps: Vec<(Arc<dyn Authenticator>, Attempts)>,
+    verdicts: Verdicts,
+    failures: Failures,
+}
+
+/// Whether an authenticator is asked for sources that failed too often.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Attempts {
+    /// Always: what it knows cannot be guessed, and it answers quickly.
+    Unlimited,
+    /// Not then: what it knows may be guessed, or its answer is dear.
+    Limited,
+}
+
+/// What is remembered, and for how long; how much guessing is allowed.
+#[derive(Clone, Copy, Debug)]
+pub struct AuthenticatorOptions {
+    /// How long a good credential is not looked at again; what changes in the meantime takes effect after it.
+    pub known_for: Duration,
+    /// How long one that is not good is not looked at again.
+    pub rejected_for: Duration,
+    /// How many credentials are remembered.
+    pub remembered: usize,
+    /// How many different bad credentials a source may show at once …
+    pub failures: u32,
+    /// … and after how long one more each. A source is an IPv4 address or the first half of an IPv6 address.
+    pub failure_every: Duration,
+}
+
+impl Default for AuthenticatorOptions {
+    /// Ten seconds for good ones, as the API server itself does; 20 failures, then one every 5 s.
+    fn default() -> Self {
+        Self {
+            known_for: Duration::from_secs(10),
+            rejected_for: Duration::from_secs(5),
+            remembered: 10_000,
+            failures: 20,
+            failure_every: Duration::from_secs(5),
+        }
+    }
+}
+
+impl Authenticators {
+    /// Nobody who knows anything yet.
+    pub fn new(options: &AuthenticatorOptions, clock: Clock) -> Result<Self, crate::NoRandomness> {
+        let verdicts = Verdicts::new(options, clock)?;
+        Ok(Self { steps: Vec::new(), verdicts, failures: Failures::new(options) })
+    }
+
+    /// Asks `authenticator` when all before do not know a credential.
+    #[must_use]
+    pub fn then(mut self, authenticator: Arc<dyn Authenticator>, attempts: Attempts) -> Self {
+        self.steps.push((authenticator, attempts));
+        self
+    }
+
+    /// Tells who shows `credential` from the address `source`. Whoever is known is in `system:authenticated`.
+    ///
+    /// # Errors
+    /// [`AuthenticationError::Rejected`] when nobody knows the credential or one says that it is not good;
+    /// [`AuthenticationError::TooManyFailures`] and [`AuthenticationError::Unavailable`] when that was not found out.
+    ///
+    /// # Cancel safety
+    /// When dropped, others who wait for the same credential carry on.
+    pub async fn identify(
+        &self,
+        credential: &Credential,
+        source: IpAddr,
+    ) -> Result<Authenticated, AuthenticationError> {
+        ensure_well_formed(credential)?;
+        let verdict = match self.verdicts.look(credential).await {
+            Looked::Found(verdict) => verdict,
+            Looked::Missing(place) => {
+                let verdict = self.judge(credential, source, place.was_known).await?;
+                place.remember(&verdict);
+                verdict
+            }
+        };
+        verdict.into()
+    }
+
+    /// The same for the token endpoint, where a token that the registry gave is no credential: otherwise one could be
+    /// exchanged for the next for ever.
+    ///
+    /// # Errors
+    /// As [`Authenticators::identify`].
+    pub async fn identify_for_token(
+        &self,
+        credential: &Credential,
+        source: IpAddr,
+    ) -> Result<Authenticated, AuthenticationError> {
+        if credential.token().is_some_and(|token| RegistryTokens::is_meant_by(token.expose())) {
+            return Err(rejected("a token that the registry gave is not exchanged for another"));
+        }
+        self.identify(credential, source).await
+    }
+
+    /// Asks one after the other. Somebody whose very credential was good lately is not kept out by others at their address.
+    async fn judge(
+        &self,
+        credential: &Credential,
+        source: IpAddr,
+        was_known: bool,
+    ) -> Result<Verdict, AuthenticationError> {
+        let mut guessable = false;
+        let mut verdict = Verdict::Rejected("nobody here knows the credential".into());
+        for (authenticator, attempts) in &self.steps {
+            if *attempts == Attempts::Limited {
+                guessable = true;
+                if !was_known && let Some(retry_after) = self.failures.wait(source) {
+                    return Err(AuthenticationError::TooManyFailures { retry_after });
+                }
+            }
+            match authenticator.identify(credential).await {
+                Ok(None) => {}
+                Ok(Some(mut known)) => {
+                    join_everybody(Arc::make_mut(&mut known.identity));
+                    return Ok(Verdict::Known(known));
+                }
+                Err(AuthenticationError::Rejected(reason)) => {
+                    verdict = Verdict::Rejected(reason.into());
+                    break;
+                }
+                Err(AuthenticationError::Unavailable(error)) => {
+                    return Ok(Verdict::Unavailable(error.into()));
+                }
+                Err(error @ AuthenticationError::TooManyFailures { .. }) => return Err(error),
+            }
+        }
+        if guessable {
+            self.failures.note(source);
+        }
+        Ok(verdict)
+    }
+}
+
+/// Looks at a token's shape before anybody is asked: most that is thrown at a registry ends here.
+fn ensure_well_formed(credential: &Credential) -> Result<(), AuthenticationError> {
+    let Some(token) = credential.token().map(|token| token.expose()) else { return Ok(()) };
+    if token.is_empty() {
+        return Err(rejected("the credential is empty"));
+    }
+    if token.len() > MAX_TOKEN_BYTES {
+        return Err(rejected("the credential is too long"));
+    }
+    if matches!(credential, Credential::Token(_)) && !token.bytes().all(|byte| byte.is_ascii_graphic()) {
+        return Err(rejected("the token has spaces or other characters that no token has"));
+    }
+    if CompactToken::is_meant_by(token)
+        && let Err(malformed) = CompactToken::parse(token)
+    {
+        return Err(AuthenticationError::Rejected(malformed.to_string()));
+    }
+    Ok(())
+}
+
+/// Adds the group of everybody who is somebody, as the API server does.
+fn join_everybody(identity: &mut Identity) {
+    let is_marked = identity.groups.iter().any(|group| group == AUTHENTICATED || group == UNAUTHENTICATED);
+    if !is_marked && identity.name != Identity::anonymous().name {
+        identity.groups.push(AUTHENTICATED.to_owned());
+    }
+}
+
+fn rejected(reason: &str) -> AuthenticationError {
+    AuthenticationError::Rejected(reason.to_owned())
+}
+
+#[cfg(test)]
+mod tests;

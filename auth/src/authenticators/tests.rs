@@ -1,0 +1,356 @@
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use async_trait::async_trait;
+
+use super::*;
+use crate::keys::tests::{TestKey, key_set};
+use crate::{Certificates, Issuer, RegistryTokenKeys, Secret, ServiceAccounts, TokenRules};
+
+const NOW: u64 = 1_800_000_000;
+const HERE: IpAddr = IpAddr::V4(std::net::Ipv4Addr::new(192, 0, 2, 1));
+const THERE: IpAddr = IpAddr::V4(std::net::Ipv4Addr::new(192, 0, 2, 2));
+
+/// What a script says of every credential.
+#[derive(Clone, Debug)]
+enum Answer {
+    NotMine,
+    Is(Identity, Option<SystemTime>),
+    Rejected,
+    Unavailable,
+}
+
+/// Answers by a script, after some time, and counts who asks.
+#[derive(Debug)]
+struct Scripted {
+    answer: Mutex<Answer>,
+    takes: Duration,
+    asked: AtomicUsize,
+}
+
+impl Scripted {
+    fn new(answer: Answer) -> Arc<Self> {
+        let takes = Duration::from_millis(100);
+        Arc::new(Self { answer: Mutex::new(answer), takes, asked: AtomicUsize::new(0) })
+    }
+
+    fn says(&self, answer: Answer) {
+        *self.answer.lock().unwrap() = answer;
+    }
+
+    fn asked(&self) -> usize {
+        self.asked.load(Ordering::SeqCst)
+    }
+}
+
+#[async_trait]
+impl Authenticator for Scripted {
+    async fn identify(&self, _: &Credential) -> Result<Option<Authenticated>, AuthenticationError> {
+        self.asked.fetch_add(1, Ordering::SeqCst);
+        let answer = self.answer.lock().unwrap().clone();
+        tokio::time::sleep(self.takes).await;
+        match answer {
+            Answer::NotMine => Ok(None),
+            Answer::Is(identity, expires) => {
+                Ok(Some(Authenticated { identity: Arc::new(identity), expires }))
+            }
+            Answer::Rejected => Err(rejected("it is wrong")),
+            Answer::Unavailable => Err(AuthenticationError::Unavailable("connection refused".into())),
+        }
+    }
+}
+
+fn user(name: &str, groups: &[&str]) -> Identity {
+    let groups = groups.iter().map(|&group| group.to_owned()).collect();
+    Identity { name: name.to_owned(), groups, ..Identity::default() }
+}
+
+fn is(name: &str) -> Answer {
+    Answer::Is(user(name, &[]), None)
+}
+
+fn at(seconds: u64) -> SystemTime {
+    UNIX_EPOCH + Duration::from_secs(seconds)
+}
+
+fn chain() -> Authenticators {
+    Authenticators::new(&AuthenticatorOptions::default(), Clock::new(|| at(NOW))).unwrap()
+}
+
+fn token(text: &str) -> Credential {
+    Credential::Token(Secret::new(text))
+}
+
+fn password(user: &str, text: &str) -> Credential {
+    Credential::Password { user: user.to_owned(), password: Secret::new(text) }
+}
+
+async fn name(chain: &Authenticators, credential: &Credential) -> Result<String, String> {
+    match chain.identify(credential, HERE).await {
+        Ok(known) => Ok(known.identity.name.clone()),
+        Err(error) => Err(error.to_string()),
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_first_who_knows_says_who_and_the_rest_is_not_asked() {
+    let [first, second, third] = [Answer::NotMine, is("alice"), is("bob")].map(Scripted::new);
+    let chain = chain()
+        .then(first.clone(), Attempts::Unlimited)
+        .then(second.clone(), Attempts::Unlimited)
+        .then(third.clone(), Attempts::Limited);
+    assert_eq!(name(&chain, &token("a")).await.as_deref(), Ok("alice"));
+    assert_eq!([&first, &second, &third].map(|one| one.asked()), [1, 1, 0]);
+
+    // Who says no, or cannot tell, ends it as well: otherwise the next might take it for something else.
+    second.says(Answer::Rejected);
+    assert_eq!(name(&chain, &token("b")).await.unwrap_err(), "it is wrong");
+    second.says(Answer::Unavailable);
+    let error = chain.identify(&token("c"), HERE).await.unwrap_err();
+    assert!(
+        matches!(&error, AuthenticationError::Unavailable(source) if source.to_string() == "connection refused")
+    );
+    assert_eq!(third.asked(), 0);
+
+    second.says(Answer::NotMine);
+    third.says(Answer::NotMine);
+    assert_eq!(name(&chain, &token("d")).await.unwrap_err(), "nobody here knows the credential");
+    assert_eq!(name(&self::chain(), &token("d")).await.unwrap_err(), "nobody here knows the credential");
+}
+
+#[tokio::test(start_paused = true)]
+async fn whoever_is_known_is_in_the_group_of_all_who_are() {
+    let cases = [
+        (user("alice", &["developers"]), ["developers", AUTHENTICATED].as_slice()),
+        (user("alice", &[AUTHENTICATED, "developers"]), &[AUTHENTICATED, "developers"]),
+        (user("alice", &[UNAUTHENTICATED]), &[UNAUTHENTICATED]),
+        (Identity::anonymous(), &[UNAUTHENTICATED]),
+        (user("system:anonymous", &[]), &[]),
+    ];
+    for (identity, groups) in cases {
+        let chain = chain().then(Scripted::new(Answer::Is(identity, None)), Attempts::Unlimited);
+        assert_eq!(chain.identify(&token("a"), HERE).await.unwrap().identity.groups, groups);
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_was_found_out_is_remembered_for_seconds() {
+    let one = Scripted::new(is("alice"));
+    let chain = chain().then(one.clone(), Attempts::Unlimited);
+    for (answer, seconds, asked) in
+        [(is("alice"), 10, 1), (Answer::Rejected, 5, 2), (Answer::Unavailable, 1, 3)]
+    {
+        one.says(answer);
+        let first = name(&chain, &token("a")).await;
+        one.says(is("somebody else"));
+        tokio::time::advance(Duration::from_secs(seconds) - Duration::from_millis(1)).await;
+        assert_eq!(name(&chain, &token("a")).await, first);
+        assert_eq!(one.asked(), asked);
+        tokio::time::advance(Duration::from_millis(1)).await;
+    }
+    assert_eq!(name(&chain, &token("a")).await.as_deref(), Ok("somebody else"));
+}
+
+#[tokio::test(start_paused = true)]
+async fn nothing_is_remembered_beyond_the_end_of_a_credential() {
+    let now = Arc::new(AtomicU64::new(NOW));
+    let shown = Arc::clone(&now);
+    let clock = Clock::new(move || at(shown.load(Ordering::SeqCst)));
+    let one = Scripted::new(Answer::Is(user("alice", &[]), Some(at(NOW + 3))));
+    let chain = Authenticators::new(&AuthenticatorOptions::default(), clock)
+        .unwrap()
+        .then(one.clone(), Attempts::Unlimited);
+    assert_eq!(chain.identify(&token("a"), HERE).await.unwrap().expires, Some(at(NOW + 3)));
+    one.says(Answer::Rejected);
+    now.store(NOW + 2, Ordering::SeqCst);
+    assert!(name(&chain, &token("a")).await.is_ok());
+    now.store(NOW + 3, Ordering::SeqCst);
+    assert!(name(&chain, &token("a")).await.is_err());
+}
+
+#[tokio::test(start_paused = true)]
+async fn no_credential_is_taken_for_another() {
+    let one = Scripted::new(is("alice"));
+    let chain = chain().then(one.clone(), Attempts::Unlimited);
+    let certificate = |name: &str, organizations: &[&str]| Credential::Certificate {
+        common_name: name.to_owned(),
+        organizations: organizations.iter().map(|&text| text.to_owned()).collect(),
+    };
+    let different = [
+        token("ab"),
+        token("abc"),
+        password("", "ab"),
+        password("a", "b"),
+        password("ab", "c"),
+        password("a", "bc"),
+        certificate("a", &["b"]),
+        certificate("a", &["b", "c"]),
+        certificate("a", &["bc"]),
+        certificate("ab", &[]),
+    ];
+    for (index, credential) in different.iter().enumerate() {
+        name(&chain, credential).await.unwrap();
+        assert_eq!(one.asked(), index + 1, "{credential:?}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_thousand_who_show_the_same_are_looked_at_once() {
+    for answer in [is("alice"), Answer::Rejected, Answer::Unavailable] {
+        let one = Scripted::new(answer);
+        let chain = Arc::new(chain().then(one.clone(), Attempts::Limited));
+        let mut callers = tokio::task::JoinSet::new();
+        for _ in 0..1000 {
+            let chain = Arc::clone(&chain);
+            callers.spawn(async move { name(&chain, &token("a")).await });
+        }
+        let answers = callers.join_all().await;
+        assert!(answers.iter().all(|answer| *answer == answers[0]));
+        assert_eq!(one.asked(), 1);
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn who_hangs_up_leaves_the_question_to_the_next() {
+    let one = Scripted::new(is("alice"));
+    let chain = chain().then(one.clone(), Attempts::Unlimited);
+    let credential = token("a");
+    let hung_up = tokio::time::timeout(Duration::from_millis(10), chain.identify(&credential, HERE));
+    let (hung_up, next) = tokio::join!(hung_up, name(&chain, &credential));
+    assert!(hung_up.is_err());
+    assert_eq!(next.as_deref(), Ok("alice"));
+    assert_eq!(one.asked(), 2);
+}
+
+#[tokio::test(start_paused = true)]
+async fn whoever_guesses_waits_and_nobody_else_does() {
+    let (offline, guessable) = (Scripted::new(Answer::NotMine), Scripted::new(is("carol")));
+    let options =
+        AuthenticatorOptions { failure_every: Duration::from_secs(60), ..AuthenticatorOptions::default() };
+    let chain = Authenticators::new(&options, Clock::new(|| at(NOW)))
+        .unwrap()
+        .then(offline.clone(), Attempts::Unlimited)
+        .then(guessable.clone(), Attempts::Limited);
+    assert_eq!(name(&chain, &password("carol", "hers")).await.as_deref(), Ok("carol"));
+    guessable.says(Answer::NotMine);
+    // The same wrong password over and over is one failure.
+    for _ in 0..100 {
+        assert!(name(&chain, &password("alice", "wrong")).await.is_err());
+    }
+    assert_eq!(guessable.asked(), 2);
+    let mut refused = None;
+    for number in 0..100 {
+        match chain.identify(&password("alice", &format!("guess {number}")), HERE).await.unwrap_err() {
+            AuthenticationError::Rejected(_) => {}
+            error => refused = refused.or(Some((number, error))),
+        }
+    }
+    let (number, error) = refused.unwrap();
+    assert_eq!(number, 19, "with the password before, that is 20");
+    assert!(
+        matches!(error, AuthenticationError::TooManyFailures { retry_after } if retry_after <= Duration::from_secs(60))
+    );
+    let asked = guessable.asked();
+
+    // The right password of somebody is not looked at now either, unless it was good before, even if that was forgotten.
+    tokio::time::advance(Duration::from_secs(11)).await;
+    guessable.says(is("alice"));
+    let error = chain.identify(&password("alice", "right"), HERE).await.unwrap_err();
+    assert!(matches!(error, AuthenticationError::TooManyFailures { .. }));
+    assert_eq!(guessable.asked(), asked);
+    assert!(chain.identify(&password("carol", "hers"), HERE).await.is_ok());
+    assert_eq!(guessable.asked(), asked + 1);
+    // From elsewhere it is.
+    assert!(chain.identify(&password("alice", "right"), THERE).await.is_ok());
+    // What cannot be guessed is.
+    offline.says(is("builder"));
+    assert_eq!(name(&chain, &token("b")).await.as_deref(), Ok("builder"));
+    // And in time all are heard again.
+    offline.says(Answer::NotMine);
+    tokio::time::advance(Duration::from_secs(1200)).await;
+    assert_eq!(name(&chain, &password("alice", "right")).await.as_deref(), Ok("alice"));
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_has_not_the_shape_of_a_credential_is_refused_before_anybody_is_asked() {
+    let one = Scripted::new(is("alice"));
+    let chain = chain().then(one.clone(), Attempts::Limited);
+    let key = TestKey::p256();
+    let good = key.token(&serde_json::json!({ "alg": "ES256" }), &serde_json::json!({}));
+    let refused = [
+        token(""),
+        password("alice", ""),
+        token("two words"),
+        token("a\n"),
+        token("\u{e9}"),
+        token(&"a".repeat(MAX_TOKEN_BYTES + 1)),
+        password("alice", &"a".repeat(MAX_TOKEN_BYTES + 1)),
+        token("eyJ.eyJ.x"),
+        token(&good[..good.len() - 1]),
+        token(&format!("{good}.{good}")),
+        password("unused", &format!("{good}=")),
+    ];
+    for credential in refused {
+        assert!(name(&chain, &credential).await.is_err(), "{credential:?}");
+    }
+    assert_eq!(one.asked(), 0);
+    for credential in [token(&good), token("sha256~abc"), password("alice", "two words \u{e9}"), token("eyJ")]
+    {
+        assert!(name(&chain, &credential).await.is_ok(), "{credential:?}");
+    }
+}
+
+#[tokio::test]
+async fn a_cluster_and_the_registry_never_take_each_others_tokens() {
+    const ISSUER: &str = "https://kubernetes.default.svc";
+    let key = TestKey::p256();
+    let clock = || Clock::new(|| at(NOW));
+    let registry = Arc::new(RegistryTokens::new(
+        RegistryTokenKeys::random().unwrap(),
+        "registry".to_owned(),
+        Duration::from_secs(600),
+        None,
+        clock(),
+    ));
+    let issuer = Issuer { name: ISSUER.to_owned(), keys: key_set(&[&key]) };
+    let rules = TokenRules::for_audiences(vec!["registry".to_owned()]);
+    let accounts = ServiceAccounts::new(vec![issuer], rules, None, clock());
+    let chain = chain()
+        .then(registry.clone(), Attempts::Unlimited)
+        .then(Arc::new(accounts), Attempts::Unlimited)
+        .then(Arc::new(Certificates), Attempts::Unlimited);
+    let claims = serde_json::json!({
+        "iss": ISSUER, "sub": "system:serviceaccount:team:builder", "aud": "registry", "iat": NOW, "exp": NOW + 400,
+        "kubernetes.io": { "namespace": "team", "serviceaccount": { "name": "builder", "uid": "17" } },
+    });
+    let credential = key.token(&serde_json::json!({ "alg": "ES256" }), &claims);
+
+    // Log in, and use what was given.
+    let known = chain.identify_for_token(&password("builder", &credential), HERE).await.unwrap();
+    let given = registry.issue(&known).unwrap();
+    assert_eq!(given.lifetime, Duration::from_secs(400));
+    let used = chain.identify(&token(given.token.expose()), HERE).await.unwrap();
+    assert_eq!(used, known);
+
+    // What was given is no credential, however it is shown.
+    for shown in [token(given.token.expose()), password("builder", given.token.expose())] {
+        let error = chain.identify_for_token(&shown, HERE).await.unwrap_err();
+        assert!(matches!(error, AuthenticationError::Rejected(_)));
+    }
+    assert!(chain.identify(&password("builder", given.token.expose()), HERE).await.is_err());
+    // A token of the cluster that claims to be the registry's is not.
+    for claimed in ["wharf", "registry"] {
+        let mut claims = claims.clone();
+        claims["iss"] = claimed.into();
+        let forged = key.token(&serde_json::json!({ "alg": "ES256" }), &claims);
+        assert!(chain.identify(&token(&forged), HERE).await.is_err());
+        assert!(chain.identify(&token(&format!("wharf.{forged}")), HERE).await.is_err());
+    }
+}
+
+#[test]
+fn the_memory_shows_no_credential() {
+    let shown = format!("{:?}", chain().then(Scripted::new(is("alice")), Attempts::Limited));
+    assert!(shown.contains("entries: 0"), "{shown}");
+}

@@ -1,0 +1,170 @@
+//! What was found out about credentials lately. The memory holds keyed hashes: neither the memory nor the order of its entries
+//! gives a credential away, and nobody can make two that collide.
+
+use std::fmt;
+use std::sync::Arc;
+use std::time::Duration;
+
+use aws_lc_rs::hmac;
+use aws_lc_rs::rand::SystemRandom;
+use quick_cache::sync::{Cache, DefaultLifecycle, EntryAction, EntryResult, PlaceholderGuard};
+use quick_cache::{DefaultHashBuilder, UnitWeighter};
+use tokio::time::Instant;
+
+use super::AuthenticatorOptions;
+use crate::{Authenticated, AuthenticationError, Clock, Credential, NoRandomness};
+
+/// How long it is not asked again when nobody could be reached: those who wait together wait once.
+const UNAVAILABLE_FOR: Duration = Duration::from_secs(1);
+
+/// What was found out about a credential.
+#[derive(Clone, Debug)]
+pub(super) enum Verdict {
+    Known(Authenticated),
+    Rejected(Arc<str>),
+    Unavailable(Arc<dyn std::error::Error + Send + Sync>),
+}
+
+impl From<Verdict> for Result<Authenticated, AuthenticationError> {
+    fn from(verdict: Verdict) -> Self {
+        match verdict {
+            Verdict::Known(known) => Ok(known),
+            Verdict::Rejected(reason) => Err(AuthenticationError::Rejected(reason.to_string())),
+            Verdict::Unavailable(error) => Err(AuthenticationError::Unavailable(Box::new(Shared(error)))),
+        }
+    }
+}
+
+/// An error that several callers get.
+#[derive(Debug)]
+struct Shared(Arc<dyn std::error::Error + Send + Sync>);
+
+impl fmt::Display for Shared {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(formatter)
+    }
+}
+
+impl std::error::Error for Shared {
+    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
+        self.0.source()
+    }
+}
+
+pub(super) struct Verdicts {
+    key: hmac::Key,
+    entries: Entries,
+    known_for: Duration,
+    rejected_for: Duration,
+    clock: Clock,
+}
+
+type Hash = [u8; 32];
+type Entries = Cache<Hash, Entry>;
+type Guard<'a> =
+    PlaceholderGuard<'a, Hash, Entry, UnitWeighter, DefaultHashBuilder, DefaultLifecycle<Hash, Entry>>;
+
+#[derive(Clone, Debug)]
+struct Entry {
+    verdict: Verdict,
+    until: Instant,
+}
+
+/// What the memory says of a credential.
+pub(super) enum Looked<'a> {
+    Found(Verdict),
+    Missing(Place<'a>),
+}
+
+/// Where the verdict about one credential belongs. While it is held, others wait who show the same; when it is dropped, the
+/// next of them gets it.
+pub(super) struct Place<'a> {
+    guard: Guard<'a>,
+    verdicts: &'a Verdicts,
+    /// Whether the credential was good when it was last looked at.
+    pub(super) was_known: bool,
+}
+
+impl Verdicts {
+    pub(super) fn new(options: &AuthenticatorOptions, clock: Clock) -> Result<Self, NoRandomness> {
+        let key = hmac::Key::generate(hmac::HMAC_SHA256, &SystemRandom::new()).map_err(|_| NoRandomness)?;
+        let entries = Cache::new(options.remembered);
+        let AuthenticatorOptions { known_for, rejected_for, .. } = *options;
+        Ok(Self { key, entries, known_for, rejected_for, clock })
+    }
+
+    pub(super) async fn look(&self, credential: &Credential) -> Looked<'_> {
+        let hash = self.hash(credential);
+        if let Some(entry) = self.entries.get(&hash)
+            && self.is_fresh(&entry)
+        {
+            return Looked::Found(entry.verdict);
+        }
+        let mut was_known = false;
+        let entry = self.entries.entry_async(&hash, |_, entry| {
+            if self.is_fresh(entry) {
+                return EntryAction::Retain(entry.verdict.clone());
+            }
+            was_known = matches!(entry.verdict, Verdict::Known(_));
+            EntryAction::ReplaceWithGuard
+        });
+        match entry.await {
+            EntryResult::Retained(verdict) => Looked::Found(verdict),
+            EntryResult::Vacant(guard) | EntryResult::Replaced(guard, _) => {
+                Looked::Missing(Place { guard, verdicts: self, was_known })
+            }
+            EntryResult::Removed(..) | EntryResult::Timeout => {
+                unreachable!("nothing is removed and nobody waits for a limited time")
+            }
+        }
+    }
+
+    /// The runtime's clock ends what is remembered, the wall's clock what says itself when it ends.
+    fn is_fresh(&self, entry: &Entry) -> bool {
+        let has_ended = match &entry.verdict {
+            Verdict::Known(known) => known.expires.is_some_and(|expires| expires <= self.clock.now()),
+            Verdict::Rejected(_) | Verdict::Unavailable(_) => false,
+        };
+        Instant::now() < entry.until && !has_ended
+    }
+
+    /// Lengths go before what has one, so that no two credentials are written alike.
+    fn hash(&self, credential: &Credential) -> Hash {
+        let mut parts = Vec::new();
+        match credential {
+            Credential::Password { user, password } => parts.extend(["password", user, password.expose()]),
+            Credential::Token(token) => parts.extend(["token", token.expose()]),
+            Credential::Certificate { common_name, organizations } => {
+                parts.extend(["certificate", common_name]);
+                parts.extend(organizations.iter().map(String::as_str));
+            }
+        }
+        let mut context = hmac::Context::with_key(&self.key);
+        for part in parts {
+            context.update(&(part.len() as u64).to_le_bytes());
+            context.update(part.as_bytes());
+        }
+        let mut hash = Hash::default();
+        hash.copy_from_slice(context.sign().as_ref());
+        hash
+    }
+}
+
+impl fmt::Debug for Verdicts {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.debug_struct("Verdicts").field("entries", &self.entries.len()).finish_non_exhaustive()
+    }
+}
+
+impl Place<'_> {
+    pub(super) fn remember(self, verdict: &Verdict) {
+        let lifetime = match verdict {
+            Verdict::Known(_) => self.verdicts.known_for,
+            Verdict::Rejected(_) => self.verdicts.rejected_for,
+            Verdict::Unavailable(_) => UNAVAILABLE_FOR,
+        };
+        let entry = Entry { verdict: verdict.clone(), until: Instant::now() + lifetime };
+        // It fails when the entry was evicted meanwhile: then it is looked at again.
+        let _ = self.guard.insert(entry);
+    }
+}

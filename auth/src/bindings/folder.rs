@@ -1,0 +1,248 @@
+//! A folder of roles and bindings, read again when it changes, also by the swap of a symlink, which is how Kubernetes
+//! renews what it mounts.
+//!
+//! It is all or nothing: one wrong file, and the last good state stays. Folders inside it are not looked into, nor are
+//! files whose names begin with a dot, as `kubectl apply -f` has it.
+
+use std::collections::HashMap;
+use std::fmt;
+use std::hash::{DefaultHasher, Hash, Hasher};
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use super::BUILT_IN;
+use super::aggregation::{ClusterRole, aggregate};
+use super::document::{Contents, Object};
+use crate::rbac::{Policy, Rbac};
+
+/// A folder of roles and bindings, and the policy that it makes.
+#[derive(Debug)]
+pub struct Folder {
+    path: PathBuf,
+    rbac: Arc<Rbac>,
+    /// What tells whether the files are others than when they were last looked at.
+    seen: Mutex<u64>,
+}
+
+/// Why a folder makes no policy.
+#[derive(Debug, thiserror::Error)]
+pub enum FolderError {
+    /// The folder or a file in it cannot be read.
+    #[error("cannot read {}", path.display())]
+    Unreadable {
+        /// The folder or file.
+        path: PathBuf,
+        /// What the system says.
+        source: io::Error,
+    },
+    /// Something in it is wrong.
+    #[error(transparent)]
+    Wrong(#[from] Problems),
+}
+
+/// All that is wrong with some files.
+#[derive(Debug, thiserror::Error)]
+pub struct Problems(pub Vec<Remark>);
+
+/// A remark on a file.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct Remark {
+    /// The file.
+    pub file: String,
+    /// The line on which the document begins that it is about, from 1.
+    pub line: u64,
+    /// What is to be said.
+    pub what: String,
+}
+
+/// A policy, and what somebody should know who wrote it.
+#[derive(Debug)]
+pub struct Loaded {
+    /// The policy.
+    pub policy: Policy,
+    /// What is in the files and has no effect.
+    pub remarks: Vec<Remark>,
+}
+
+impl Folder {
+    /// Reads the folder at `path`. It blocks.
+    ///
+    /// # Errors
+    /// When a file cannot be read, or is wrong.
+    pub fn open(path: impl Into<PathBuf>) -> Result<Self, FolderError> {
+        let path = path.into();
+        let files = read(&path)?;
+        let loaded = load(&files)?;
+        loaded.log();
+        Ok(Self { path, rbac: Arc::new(Rbac::new(loaded.policy)), seen: Mutex::new(fingerprint(&files)) })
+    }
+
+    /// Who decides by what the folder holds, now and later.
+    pub fn authorizer(&self) -> Arc<Rbac> {
+        Arc::clone(&self.rbac)
+    }
+
+    /// Looks at the folder for ever, at each `interval`, and uses what is new in it if it can be used.
+    pub async fn keep_current(self: Arc<Self>, interval: Duration) {
+        loop {
+            tokio::time::sleep(interval).await;
+            let this = Arc::clone(&self);
+            if tokio::task::spawn_blocking(move || this.use_if_new()).await.is_err() {
+                return;
+            }
+        }
+    }
+
+    /// Looks at the folder once. Each change is tried once: while a bad one lasts, the log says so once. It blocks.
+    pub fn use_if_new(&self) {
+        let folder = self.path.display();
+        let mut seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
+        let unread = |error: FolderError| {
+            // Files that are being replaced may be gone for a moment.
+            tracing::debug!(%folder, error = &error as &dyn std::error::Error, "roles and bindings not read");
+        };
+        let files = match read(&self.path) {
+            Ok(files) => files,
+            Err(error) => return unread(error),
+        };
+        let found = fingerprint(&files);
+        if found == *seen {
+            return;
+        }
+        // What changes while it is read may be half of one state and half of another: it is read when it has settled.
+        match read(&self.path) {
+            Ok(again) if fingerprint(&again) == found => {}
+            Ok(_) => return,
+            Err(error) => return unread(error),
+        }
+        match load(&files) {
+            Ok(loaded) => {
+                loaded.log();
+                self.rbac.replace(loaded.policy);
+                tracing::info!(%folder, "roles and bindings reloaded");
+            }
+            Err(problems) => {
+                let error = &problems as &dyn std::error::Error;
+                tracing::error!(%folder, error, "changed roles and bindings cannot be used: the old ones stay");
+            }
+        }
+        *seen = found;
+    }
+}
+
+/// Makes a policy of files, each with its name, and of the roles that are built in.
+///
+/// # Errors
+/// All that is wrong with them.
+pub fn load(files: &[(String, Vec<u8>)]) -> Result<Loaded, Problems> {
+    let (mut problems, mut remarks) = (Vec::new(), Vec::new());
+    let mut places: HashMap<String, (&str, u64)> = HashMap::new();
+    let (mut roles, mut cluster_roles, mut bindings) = (Vec::new(), Vec::new(), Vec::new());
+    for (file, contents) in files {
+        let remark = |line, what: String| Remark { file: file.clone(), line, what };
+        let Ok(text) = str::from_utf8(contents) else {
+            problems.push(remark(1, "it is not UTF-8".to_owned()));
+            continue;
+        };
+        let contents = Contents::read(text);
+        problems.extend(contents.problems.into_iter().map(|at| remark(at.line, at.it)));
+        remarks.extend(contents.ignored.into_iter().map(|at| remark(at.line, at.it)));
+        for at in contents.objects {
+            let label = at.it.label();
+            if let Some((other, line)) = places.get(&label) {
+                let what = format!("{label} is also in {other}:{line}; remove one of them");
+                problems.push(remark(at.line, what));
+                continue;
+            }
+            places.insert(label, (file, at.line));
+            match at.it {
+                Object::Role(role) => roles.push(role),
+                Object::ClusterRole(role) => cluster_roles.push(role),
+                Object::Binding(binding) => bindings.push((remark(at.line, String::new()), binding)),
+            }
+        }
+    }
+    if !problems.is_empty() {
+        return Err(Problems(problems));
+    }
+    cluster_roles
+        .extend(built_in().filter(|role| !places.contains_key(&format!("ClusterRole {}", role.name))));
+
+    let mut policy = Policy::new(roles.into_iter().chain(aggregate(cluster_roles)), []);
+    for (remark, binding) in bindings {
+        if !policy.has_role(binding.namespace.as_deref(), &binding.role) {
+            let what = format!("{} grants nothing: there is no {}", binding.label(), binding.role);
+            remarks.push(Remark { what, ..remark });
+        }
+        policy.put_binding(binding);
+    }
+    Ok(Loaded { policy, remarks })
+}
+
+fn built_in() -> impl Iterator<Item = ClusterRole> {
+    BUILT_IN.into_iter().flat_map(|text| Contents::read(text).objects).filter_map(|at| match at.it {
+        Object::ClusterRole(role) => Some(role),
+        Object::Role(_) | Object::Binding(_) => None,
+    })
+}
+
+/// Reads all files that count, in the order of their names.
+fn read(folder: &Path) -> Result<Vec<(String, Vec<u8>)>, FolderError> {
+    let unreadable = |path: &Path| {
+        let path = path.to_owned();
+        |source| FolderError::Unreadable { path, source }
+    };
+    let mut paths = Vec::new();
+    for entry in std::fs::read_dir(folder).map_err(unreadable(folder))? {
+        let path = entry.map_err(unreadable(folder))?.path();
+        let is_hidden = path.file_name().is_some_and(|name| name.as_encoded_bytes().starts_with(b"."));
+        let extension = path.extension().and_then(|extension| extension.to_str());
+        if !is_hidden && matches!(extension, Some("yaml" | "yml" | "json")) {
+            paths.push(path);
+        }
+    }
+    paths.sort();
+    let mut files = Vec::with_capacity(paths.len());
+    for path in paths {
+        if std::fs::metadata(&path).map_err(unreadable(&path))?.is_file() {
+            let contents = std::fs::read(&path).map_err(unreadable(&path))?;
+            files.push((path.display().to_string(), contents));
+        }
+    }
+    Ok(files)
+}
+
+fn fingerprint(files: &[(String, Vec<u8>)]) -> u64 {
+    let mut hasher = DefaultHasher::new();
+    files.hash(&mut hasher);
+    hasher.finish()
+}
+
+impl Loaded {
+    fn log(&self) {
+        for remark in &self.remarks {
+            tracing::warn!(file = remark.file, line = remark.line, "{}", remark.what);
+        }
+    }
+}
+
+impl fmt::Display for Problems {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for (index, problem) in self.0.iter().enumerate() {
+            let separator = if index == 0 { "" } else { "\n" };
+            write!(formatter, "{separator}{problem}")?;
+        }
+        Ok(())
+    }
+}
+
+impl fmt::Display for Remark {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(formatter, "{}:{}: {}", self.file, self.line, self.what)
+    }
+}
+
+#[cfg(test)]
+mod tests;

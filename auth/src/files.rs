@@ -1,0 +1,221 @@
+//! Files that are read again when they change, also by the swap of a symlink, which is how Kubernetes renews a mounted
+//! secret. A change that cannot be used is said once, and the last good contents stay.
+
+use std::fmt;
+use std::io::{self, Read as _};
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError, RwLock};
+use std::time::Duration;
+
+/// How often the files are looked at.
+const RELOAD_INTERVAL: Duration = Duration::from_secs(2);
+
+/// The size up to which a file is read, in bytes.
+const MAX_FILE_BYTES: u64 = 16 << 20;
+
+/// Why a file cannot be used. Neither variant shows any of its contents.
+#[derive(Debug, thiserror::Error)]
+pub enum FileError {
+    /// It cannot be read.
+    #[error("cannot read {}", path.display())]
+    Unreadable {
+        /// The file.
+        path: PathBuf,
+        /// What the system says.
+        source: io::Error,
+    },
+    /// It was read, and is not what it should be.
+    #[error("{}: {problem}", path.display())]
+    Refused {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong, and where in the file.
+        problem: String,
+    },
+}
+
+/// All files that authentication rests on.
+#[derive(Debug, Default)]
+pub struct Files(Mutex<Vec<Arc<dyn Reread>>>);
+
+impl Files {
+    /// No files yet.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Reads the file and keeps what `parse` makes of it. Blocks: this is for the start.
+    pub(crate) fn watch<T>(&self, path: &Path, parse: Parse<T>) -> Result<Watched<T>, FileError>
+    where
+        T: Send + Sync + 'static,
+    {
+        let contents = read(path)?;
+        let value = parsed(path, parse, &contents)?;
+        let current = Arc::new(RwLock::new(Arc::new(value)));
+        let seen = Mutex::new(contents);
+        let file = File { path: path.to_owned(), parse, seen, current: Arc::clone(&current) };
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).push(Arc::new(file));
+        Ok(Watched(current))
+    }
+
+    /// Looks at the files for ever, and uses what is new in them if it can be used.
+    pub async fn keep_current(self: Arc<Self>) {
+        loop {
+            tokio::time::sleep(RELOAD_INTERVAL).await;
+            let this = Arc::clone(&self);
+            if tokio::task::spawn_blocking(move || this.use_what_is_new()).await.is_err() {
+                return;
+            }
+        }
+    }
+
+    /// Looks at each file once. Blocks.
+    pub(crate) fn use_what_is_new(&self) {
+        let files = self.0.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        files.iter().for_each(|file| file.use_if_new());
+    }
+}
+
+/// Makes a value of a file's contents, or says what is wrong with them, without showing any.
+pub(crate) type Parse<T> = fn(&[u8]) -> Result<T, String>;
+
+/// What a file says now.
+pub(crate) struct Watched<T>(Arc<RwLock<Arc<T>>>);
+
+impl<T> Watched<T> {
+    /// What never changes, because no file stands behind it.
+    pub(crate) fn fixed(value: T) -> Self {
+        Self(Arc::new(RwLock::new(Arc::new(value))))
+    }
+
+    /// What it says now.
+    pub(crate) fn current(&self) -> Arc<T> {
+        Arc::clone(&self.0.read().unwrap_or_else(PoisonError::into_inner))
+    }
+}
+
+impl<T> fmt::Debug for Watched<T> {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.write_str("Watched")
+    }
+}
+
+trait Reread: fmt::Debug + Send + Sync {
+    fn use_if_new(&self);
+}
+
+struct File<T> {
+    path: PathBuf,
+    parse: Parse<T>,
+    /// What the file held when it was last looked at.
+    seen: Mutex<Vec<u8>>,
+    current: Arc<RwLock<Arc<T>>>,
+}
+
+impl<T: Send + Sync> Reread for File<T> {
+    /// Each change is tried once.
+    fn use_if_new(&self) {
+        let file = self.path.display();
+        let mut seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
+        let found = match read(&self.path) {
+            Ok(found) => found,
+            Err(error) => {
+                // A file that is being replaced may be gone for a moment.
+                tracing::debug!(%file, error = &error as &dyn std::error::Error, "file not read");
+                return;
+            }
+        };
+        if found == *seen {
+            return;
+        }
+        match parsed(&self.path, self.parse, &found) {
+            Ok(value) => {
+                *self.current.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(value);
+                tracing::info!(%file, "file reloaded");
+            }
+            Err(error) => {
+                let error = &error as &dyn std::error::Error;
+                tracing::error!(%file, error, "changed file cannot be used: what it said before stays");
+            }
+        }
+        *seen = found;
+    }
+}
+
+impl<T> fmt::Debug for File<T> {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.debug_tuple("File").field(&self.path).finish()
+    }
+}
+
+fn parsed<T>(path: &Path, parse: Parse<T>, contents: &[u8]) -> Result<T, FileError> {
+    parse(contents).map_err(|problem| FileError::Refused { path: path.to_owned(), problem })
+}
+
+fn read(path: &Path) -> Result<Vec<u8>, FileError> {
+    let unreadable = |source| FileError::Unreadable { path: path.to_owned(), source };
+    let mut contents = Vec::new();
+    let file = std::fs::File::open(path).map_err(unreadable)?;
+    file.take(MAX_FILE_BYTES + 1).read_to_end(&mut contents).map_err(unreadable)?;
+    if contents.len() as u64 > MAX_FILE_BYTES {
+        let problem = format!("it is larger than {} MiB", MAX_FILE_BYTES >> 20);
+        return Err(FileError::Refused { path: path.to_owned(), problem });
+    }
+    Ok(contents)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn number(contents: &[u8]) -> Result<u32, String> {
+        let text = str::from_utf8(contents).map_err(|_| "it is not text".to_owned())?;
+        text.trim().parse().map_err(|_| "it is not a number".to_owned())
+    }
+
+    #[test]
+    fn a_changed_file_is_used_and_a_bad_or_absent_one_leaves_what_was() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("number");
+        std::fs::write(&path, "1").unwrap();
+        let files = Files::new();
+        let watched = files.watch(&path, number).unwrap();
+        assert_eq!(*watched.current(), 1);
+
+        for (contents, expected) in [(Some("2"), 2), (Some("two"), 2), (None, 2), (Some("3"), 3)] {
+            match contents {
+                Some(contents) => std::fs::write(&path, contents).unwrap(),
+                None => std::fs::remove_file(&path).unwrap(),
+            }
+            files.use_what_is_new();
+            assert_eq!(*watched.current(), expected, "{contents:?}");
+        }
+    }
+
+    #[cfg(unix)]
+    #[test]
+    fn a_swapped_symlink_is_a_change() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = |name: &str| folder.path().join(name);
+        std::fs::write(path("old"), "1").unwrap();
+        std::fs::write(path("new"), "2").unwrap();
+        std::os::unix::fs::symlink(path("old"), path("current")).unwrap();
+        let files = Files::new();
+        let watched = files.watch(&path("current"), number).unwrap();
+        std::os::unix::fs::symlink(path("new"), path("next")).unwrap();
+        std::fs::rename(path("next"), path("current")).unwrap();
+        files.use_what_is_new();
+        assert_eq!(*watched.current(), 2);
+    }
+
+    #[test]
+    fn a_file_that_is_absent_or_wrong_at_the_start_is_an_error_that_names_it() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("number");
+        let error = Files::new().watch(&path, number).unwrap_err();
+        assert_eq!(error.to_string(), format!("cannot read {}", path.display()));
+        std::fs::write(&path, "one").unwrap();
+        let error = Files::new().watch(&path, number).unwrap_err();
+        assert_eq!(error.to_string(), format!("{}: it is not a number", path.display()));
+    }
+}

@@ -1,0 +1,253 @@
+//! Keys that are published somewhere: fetched when needed, by one at a time, and never more than once a second.
+//!
+//! Whoever may show a token may name keys that do not exist. That costs the publisher one request a second at most, costs
+//! memory never, and no answer or failure drops keys that are known until others have taken their place.
+
+use std::fmt;
+use std::sync::{Arc, PoisonError, RwLock};
+use std::time::Duration;
+
+use async_trait::async_trait;
+use tokio::sync::Mutex;
+use tokio::time::Instant;
+
+use super::{PublicKey, matching, parse_jwks};
+use crate::AuthenticationError;
+
+/// The shortest time between two fetches.
+const FETCH_INTERVAL: Duration = Duration::from_secs(1);
+
+/// When keys are fetched again although none is missing, so that one which was withdrawn is forgotten.
+const MAX_AGE: Duration = Duration::from_secs(300);
+
+/// How long a fetch may take.
+const FETCH_TIMEOUT: Duration = Duration::from_secs(10);
+
+type BoxError = Box<dyn std::error::Error + Send + Sync>;
+
+/// Fetches a JSON Web Key Set from where its issuer publishes it, such as `/openid/v1/jwks` of the API server. The place is
+/// configured; a token cannot name it.
+#[async_trait]
+pub trait FetchKeys: fmt::Debug + Send + Sync + 'static {
+    /// The document, as it is published now. It is dropped when it takes longer than ten seconds.
+    ///
+    /// # Errors
+    /// When it could not be had.
+    async fn fetch(&self) -> Result<Vec<u8>, BoxError>;
+}
+
+#[derive(Clone, Debug)]
+pub(super) struct FetchedKeys(Arc<Shared>);
+
+#[derive(Debug)]
+struct Shared {
+    fetch: Arc<dyn FetchKeys>,
+    known: RwLock<Known>,
+    /// Held while fetching: when the last fetch began, and why it failed, if it did.
+    last: Mutex<Option<(Instant, Result<(), String>)>>,
+}
+
+#[derive(Clone, Debug, Default)]
+struct Known {
+    keys: Arc<Vec<Arc<PublicKey>>>,
+    /// When the fetch that brought them began.
+    since: Option<Instant>,
+}
+
+impl FetchedKeys {
+    pub(super) fn new(fetch: Arc<dyn FetchKeys>) -> Self {
+        Self(Arc::new(Shared { fetch, known: RwLock::default(), last: Mutex::default() }))
+    }
+
+    pub(super) async fn named(
+        &self,
+        key_id: Option<&str>,
+    ) -> Result<Vec<Arc<PublicKey>>, AuthenticationError> {
+        let known = self.0.known();
+        let found = matching(&known.keys, key_id);
+        if !found.is_empty() {
+            if known.since.is_none_or(|since| since.elapsed() >= MAX_AGE) {
+                tokio::spawn(Arc::clone(&self.0).refresh());
+            }
+            return Ok(found);
+        }
+        // A task of its own: whoever hangs up while waiting must not take the answer from the others.
+        let outcome = tokio::spawn(Arc::clone(&self.0).refresh()).await;
+        let found = matching(&self.0.known().keys, key_id);
+        match outcome {
+            Ok(Err(problem)) if found.is_empty() => Err(AuthenticationError::Unavailable(problem.into())),
+            Err(aborted) => Err(AuthenticationError::Unavailable(aborted.into())),
+            Ok(_) => Ok(found),
+        }
+    }
+}
+
+impl Shared {
+    fn known(&self) -> Known {
+        self.known.read().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Fetches, unless somebody else did while this waited for its turn, or did within the last second.
+    async fn refresh(self: Arc<Self>) -> Result<(), String> {
+        let mut last = self.last.lock().await;
+        if let Some((began, outcome)) = &*last
+            && began.elapsed() < FETCH_INTERVAL
+        {
+            return outcome.clone();
+        }
+        let began = Instant::now();
+        let outcome = self.fetch_once(began).await;
+        if let Err(problem) = &outcome {
+            tracing::warn!(problem, "keys not fetched: those that are known stay");
+        }
+        *last = Some((began, outcome.clone()));
+        outcome
+    }
+
+    async fn fetch_once(&self, began: Instant) -> Result<(), String> {
+        let fetched = tokio::time::timeout(FETCH_TIMEOUT, self.fetch.fetch()).await;
+        let document =
+            fetched.map_err(|_| "it took too long".to_owned())?.map_err(|error| error.to_string())?;
+        let keys = Arc::new(parse_jwks(&document)?);
+        let known = Known { keys, since: Some(began) };
+        *self.known.write().unwrap_or_else(PoisonError::into_inner) = known;
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::{AtomicUsize, Ordering};
+
+    use super::*;
+    use crate::keys::tests::TestKey;
+
+    /// Publishes what it is told to, and counts who asks.
+    #[derive(Debug, Default)]
+    struct Publisher {
+        document: RwLock<Option<String>>,
+        asked: AtomicUsize,
+    }
+
+    impl Publisher {
+        fn publish(&self, keys: &[&TestKey]) {
+            let entries: Vec<_> = keys.iter().map(|key| key.jwk()).collect();
+            let document = serde_json::json!({ "keys": entries }).to_string();
+            *self.document.write().unwrap() = Some(document);
+        }
+
+        fn vanish(&self) {
+            *self.document.write().unwrap() = None;
+        }
+
+        fn asked(&self) -> usize {
+            self.asked.load(Ordering::SeqCst)
+        }
+    }
+
+    #[async_trait]
+    impl FetchKeys for Publisher {
+        async fn fetch(&self) -> Result<Vec<u8>, BoxError> {
+            self.asked.fetch_add(1, Ordering::SeqCst);
+            tokio::time::sleep(Duration::from_millis(100)).await;
+            let document = self.document.read().unwrap().clone();
+            Ok(document.ok_or("connection refused")?.into_bytes())
+        }
+    }
+
+    async fn found(keys: &FetchedKeys, id: &str) -> Result<usize, AuthenticationError> {
+        keys.named(Some(id)).await.map(|found| found.len())
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_new_key_is_found_when_a_token_first_names_it() {
+        let (old, new) = (TestKey::p256(), TestKey::p384());
+        let publisher = Arc::new(Publisher::default());
+        publisher.publish(&[&old]);
+        let keys = FetchedKeys::new(publisher.clone());
+        assert_eq!(found(&keys, &old.id()).await.unwrap(), 1);
+        publisher.publish(&[&old, &new]);
+        tokio::time::advance(FETCH_INTERVAL).await;
+        assert_eq!(found(&keys, &new.id()).await.unwrap(), 1);
+        assert_eq!(found(&keys, &old.id()).await.unwrap(), 1);
+        assert_eq!(publisher.asked(), 2);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_thousand_who_ask_at_once_cost_one_fetch() {
+        let key = TestKey::p256();
+        let publisher = Arc::new(Publisher::default());
+        publisher.publish(&[&key]);
+        let keys = FetchedKeys::new(publisher.clone());
+        let mut callers = tokio::task::JoinSet::new();
+        for _ in 0..1000 {
+            let (keys, id) = (keys.clone(), key.id());
+            callers.spawn(async move { found(&keys, &id).await.unwrap() });
+        }
+        assert_eq!(callers.join_all().await, vec![1; 1000]);
+        assert_eq!(publisher.asked(), 1);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn names_that_do_not_exist_cost_one_fetch_a_second_and_no_key() {
+        let key = TestKey::p256();
+        let publisher = Arc::new(Publisher::default());
+        publisher.publish(&[&key]);
+        let keys = FetchedKeys::new(publisher.clone());
+        assert_eq!(found(&keys, &key.id()).await.unwrap(), 1);
+        publisher.vanish();
+        let began = Instant::now();
+        for number in 0..100 {
+            let _ = found(&keys, &format!("made-up-{number}")).await;
+            assert_eq!(found(&keys, &key.id()).await.unwrap(), 1);
+            tokio::time::advance(Duration::from_millis(50)).await;
+        }
+        let seconds = usize::try_from(began.elapsed().as_secs()).unwrap();
+        assert!((3..=seconds + 2).contains(&publisher.asked()), "{} in {seconds} s", publisher.asked());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_publisher_who_is_away_is_not_the_tokens_fault() {
+        let publisher = Arc::new(Publisher::default());
+        let keys = FetchedKeys::new(publisher.clone());
+        let id = TestKey::p256().id();
+        assert!(matches!(found(&keys, &id).await, Err(AuthenticationError::Unavailable(_))));
+        // Nor within the second in which nobody asks again.
+        assert!(matches!(found(&keys, &id).await, Err(AuthenticationError::Unavailable(_))));
+        // A document without a key in it is no better.
+        publisher.publish(&[]);
+        tokio::time::advance(FETCH_INTERVAL).await;
+        assert!(matches!(found(&keys, &id).await, Err(AuthenticationError::Unavailable(_))));
+        publisher.publish(&[&TestKey::p384()]);
+        tokio::time::advance(FETCH_INTERVAL).await;
+        assert_eq!(found(&keys, &id).await.unwrap(), 0);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_key_that_was_withdrawn_is_forgotten_in_time() {
+        let (old, new) = (TestKey::p256(), TestKey::p384());
+        let publisher = Arc::new(Publisher::default());
+        publisher.publish(&[&old]);
+        let keys = FetchedKeys::new(publisher.clone());
+        assert_eq!(found(&keys, &old.id()).await.unwrap(), 1);
+        publisher.publish(&[&new]);
+        tokio::time::advance(MAX_AGE).await;
+        // This one is still answered from memory, and starts the fetch.
+        assert_eq!(found(&keys, &old.id()).await.unwrap(), 1);
+        tokio::time::sleep(FETCH_INTERVAL).await;
+        assert_eq!(found(&keys, &old.id()).await.unwrap(), 0);
+        assert_eq!(publisher.asked(), 3);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn who_hangs_up_takes_nothing_from_the_others() {
+        let key = TestKey::p256();
+        let publisher = Arc::new(Publisher::default());
+        publisher.publish(&[&key]);
+        let keys = FetchedKeys::new(publisher.clone());
+        let hung_up = tokio::time::timeout(Duration::from_millis(10), keys.named(None)).await;
+        assert!(hung_up.is_err());
+        assert_eq!(keys.named(None).await.unwrap().len(), 1);
+        assert_eq!(publisher.asked(), 1);
+    }
+}

@@ -1,0 +1,254 @@
+//! Role-based access control, decided here instead of by the API server, with the same answers.
+//!
+//! All grants add up and nothing denies, so that any order of evaluation gives the same answer. An act in a namespace is
+//! allowed by the bindings of the cluster and of that namespace, any other act by those of the cluster alone.
+//!
+//! The group `system:masters` means nothing by itself. The API server lets it do everything before it looks at any
+//! binding; here it may do what a binding says, such as the `cluster-admin` that every cluster has. So an identity that
+//! wrongly carries the group, from a tokens file or a certificate's `O`, gains nothing that no binding gives it.
+
+mod explanation;
+mod objects;
+
+use std::collections::HashMap;
+use std::iter;
+use std::sync::{Arc, PoisonError, RwLock};
+
+use async_trait::async_trait;
+
+pub use explanation::{Explanation, Grant, Lack, Remedy, Shortfall};
+pub use objects::{Binding, Role, RoleKind, RoleRef, Subject};
+
+use self::objects::label;
+use crate::{AuthError, Authorizer, Decision, Identity, PolicyRule, ResourceAttributes};
+
+/// Decides by a [`Policy`] that may change at any time. Each decision sees one state of it.
+#[derive(Debug, Default)]
+pub struct Rbac(RwLock<Policy>);
+
+impl Rbac {
+    /// Decides by `policy` until it is changed.
+    pub fn new(policy: Policy) -> Self {
+        Self(RwLock::new(policy))
+    }
+
+    /// Decides by `policy` from now on.
+    pub fn replace(&self, policy: Policy) {
+        // What was there is dropped after the lock is, since that takes a while.
+        let _old = std::mem::replace(&mut *self.0.write().unwrap_or_else(PoisonError::into_inner), policy);
+    }
+
+    /// Changes the policy in place; decisions wait meanwhile, and see all of the change or nothing.
+    pub fn change(&self, change: impl FnOnce(&mut Policy)) {
+        change(&mut self.0.write().unwrap_or_else(PoisonError::into_inner));
+    }
+
+    /// Looks at the policy.
+    pub fn read<T>(&self, look: impl FnOnce(&Policy) -> T) -> T {
+        look(&self.0.read().unwrap_or_else(PoisonError::into_inner))
+    }
+}
+
+#[async_trait]
+impl Authorizer for Rbac {
+    async fn decide(
+        &self,
+        caller: &Identity,
+        wanted: &ResourceAttributes<'_>,
+    ) -> Result<Decision, AuthError> {
+        Ok(self.read(|policy| policy.decide(caller, wanted)))
+    }
+}
+
+/// All roles and bindings, found by whom they name. Each object can be put and removed by itself, in any order.
+#[derive(Debug, Default)]
+pub struct Policy {
+    cluster: Scope,
+    namespaces: HashMap<Arc<str>, Scope>,
+}
+
+/// What lies in one namespace, or in none.
+#[derive(Debug, Default)]
+struct Scope {
+    roles: HashMap<Arc<str>, Box<[PolicyRule]>>,
+    /// By their label.
+    bindings: HashMap<Arc<str>, Arc<Bound>>,
+    users: HashMap<Arc<str>, Vec<Arc<Bound>>>,
+    groups: HashMap<Arc<str>, Vec<Arc<Bound>>>,
+}
+
+/// A binding, ready to be found.
+#[derive(Debug)]
+struct Bound {
+    /// What a decision calls it, such as `RoleBinding team/pullers`.
+    label: Arc<str>,
+    role: RoleRef,
+    subjects: Box<[Holder]>,
+}
+
+/// Whom a binding names: a service account is the user of that name.
+#[derive(Clone, Debug, Eq, Ord, PartialEq, PartialOrd)]
+enum Holder {
+    User(Arc<str>),
+    Group(Arc<str>),
+}
+
+/// A binding that names a caller, and the name that it knows them by.
+#[derive(Clone, Copy, Debug)]
+struct Naming<'a> {
+    bound: &'a Bound,
+    /// Where its `Role` is looked for; a `ClusterRoleBinding` to a `Role` finds none.
+    roles: Option<&'a Scope>,
+    group: Option<&'a str>,
+}
+
+impl Policy {
+    /// A policy of these objects; the last of two that have the same name counts.
+    pub fn new(roles: impl IntoIterator<Item = Role>, bindings: impl IntoIterator<Item = Binding>) -> Self {
+        let mut policy = Self::default();
+        roles.into_iter().for_each(|role| policy.put_role(role));
+        bindings.into_iter().for_each(|binding| policy.put_binding(binding));
+        policy
+    }
+
+    /// Decides about one act of one caller.
+    pub fn decide(&self, caller: &Identity, wanted: &ResourceAttributes<'_>) -> Decision {
+        let allows = |naming: &Naming<'_>| {
+            self.rules(naming).is_some_and(|rules| rules.iter().any(|rule| rule.allows(wanted)))
+        };
+        match self.naming(caller, wanted.namespace).find(allows) {
+            Some(naming) => Decision::Allowed(Arc::clone(&naming.bound.label)),
+            None => Decision::Denied,
+        }
+    }
+
+    /// Adds a role, or changes it.
+    pub fn put_role(&mut self, role: Role) {
+        self.scope_mut(role.namespace.as_deref()).roles.insert(role.name.into(), role.rules.into());
+    }
+
+    /// Forgets a role: bindings to it grant nothing from now on.
+    pub fn remove_role(&mut self, namespace: Option<&str>, name: &str) {
+        self.scope_mut(namespace).roles.remove(name);
+        self.forget_if_empty(namespace);
+    }
+
+    /// Adds a binding, or changes it.
+    pub fn put_binding(&mut self, binding: Binding) {
+        let label = binding.label();
+        self.unbind(binding.namespace.as_deref(), &label);
+        let namespace = binding.namespace.as_deref();
+        let mut subjects: Vec<Holder> = Vec::with_capacity(binding.subjects.len());
+        for subject in binding.subjects {
+            subjects.extend(match subject {
+                Subject::User(name) => Some(Holder::User(name.into())),
+                Subject::Group(name) => Some(Holder::Group(name.into())),
+                // One that lies nowhere is nobody.
+                Subject::ServiceAccount { namespace: own, name } => own
+                    .as_deref()
+                    .filter(|own| !own.is_empty())
+                    .or(namespace)
+                    .map(|namespace| Holder::User(service_account(namespace, &name).into())),
+            });
+        }
+        subjects.sort_unstable();
+        subjects.dedup();
+        let bound = Arc::new(Bound { label: label.into(), role: binding.role, subjects: subjects.into() });
+        let scope = self.scope_mut(namespace);
+        for subject in &bound.subjects {
+            scope.named_by(subject).push(Arc::clone(&bound));
+        }
+        scope.bindings.insert(Arc::clone(&bound.label), bound);
+    }
+
+    /// Forgets a binding.
+    pub fn remove_binding(&mut self, namespace: Option<&str>, name: &str) {
+        self.unbind(namespace, &label(namespace, name));
+        self.forget_if_empty(namespace);
+    }
+
+    fn unbind(&mut self, namespace: Option<&str>, label: &str) {
+        let scope = self.scope_mut(namespace);
+        let Some(bound) = scope.bindings.remove(label) else { return };
+        for subject in &bound.subjects {
+            let bindings = scope.named_by(subject);
+            bindings.retain(|other| !Arc::ptr_eq(other, &bound));
+            if bindings.is_empty() {
+                match subject {
+                    Holder::User(name) => scope.users.remove(name),
+                    Holder::Group(name) => scope.groups.remove(name),
+                };
+            }
+        }
+    }
+
+    fn scope_mut(&mut self, namespace: Option<&str>) -> &mut Scope {
+        match namespace {
+            None => &mut self.cluster,
+            Some(namespace) => self.namespaces.entry(namespace.into()).or_default(),
+        }
+    }
+
+    fn forget_if_empty(&mut self, namespace: Option<&str>) {
+        if let Some(namespace) = namespace
+            && self.namespaces.get(namespace).is_some_and(Scope::is_empty)
+        {
+            self.namespaces.remove(namespace);
+        }
+    }
+
+    /// Tells whether there is a role for a binding in `namespace` to grant.
+    pub(crate) fn has_role(&self, namespace: Option<&str>, role: &RoleRef) -> bool {
+        let scope = match (role.kind, namespace) {
+            (RoleKind::ClusterRole, _) => Some(&self.cluster),
+            (RoleKind::Role, namespace) => namespace.and_then(|namespace| self.namespaces.get(namespace)),
+        };
+        scope.is_some_and(|scope| scope.roles.contains_key(role.name.as_str()))
+    }
+
+    /// The bindings that name `caller` and count in `namespace`, those of the cluster first.
+    fn naming<'a>(&'a self, caller: &'a Identity, namespace: &str) -> impl Iterator<Item = Naming<'a>> {
+        let local = self.namespaces.get(namespace).map(|scope| (scope, Some(scope)));
+        iter::once((&self.cluster, None)).chain(local).flat_map(move |(scope, roles)| {
+            let user = scope.users.get(caller.name.as_str()).map(|bindings| (None, bindings));
+            let groups = caller.groups.iter().filter_map(|group| {
+                scope.groups.get(group.as_str()).map(|bindings| (Some(group.as_str()), bindings))
+            });
+            user.into_iter().chain(groups).flat_map(move |(group, bindings)| {
+                bindings.iter().map(move |bound| Naming { bound, roles, group })
+            })
+        })
+    }
+
+    /// What the binding grants, if its role is there.
+    fn rules<'a>(&'a self, naming: &Naming<'a>) -> Option<&'a [PolicyRule]> {
+        let name = naming.bound.role.name.as_str();
+        let roles = match naming.bound.role.kind {
+            RoleKind::ClusterRole => &self.cluster.roles,
+            RoleKind::Role => &naming.roles?.roles,
+        };
+        roles.get(name).map(|rules| &**rules)
+    }
+}
+
+impl Scope {
+    fn named_by(&mut self, subject: &Holder) -> &mut Vec<Arc<Bound>> {
+        match subject {
+            Holder::User(name) => self.users.entry(Arc::clone(name)).or_default(),
+            Holder::Group(name) => self.groups.entry(Arc::clone(name)).or_default(),
+        }
+    }
+
+    fn is_empty(&self) -> bool {
+        self.roles.is_empty() && self.bindings.is_empty()
+    }
+}
+
+fn service_account(namespace: &str, name: &str) -> String {
+    format!("{SERVICE_ACCOUNT_PREFIX}{namespace}:{name}")
+}
+
+const SERVICE_ACCOUNT_PREFIX: &str = "system:serviceaccount:";
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,270 @@
+//! Tokens of service accounts, verified without asking anybody: the signature, who made it, for whom, until when, and whom
+//! it names.
+//!
+//! What an API server would look up besides (that the account, pod or secret still exists) is not in a token. Therefore an
+//! audience of the registry's own can be demanded, the accepted age has a cap, and [`Accounts`] knows whose account is gone.
+
+use std::fmt;
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+use async_trait::async_trait;
+
+use crate::compact_token::{CompactToken, MalformedToken};
+use crate::{Authenticated, AuthenticationError, Authenticator, Clock, Credential, Identity, KeySet};
+
+mod claims;
+
+use self::claims::{Claims, Subject};
+
+/// The issuer of tokens that Kubernetes kept in Secrets: without an audience, without an end.
+pub const LEGACY_ISSUER: &str = "kubernetes/serviceaccount";
+
+/// Who signs tokens, and the keys that are theirs alone.
+#[derive(Debug)]
+pub struct Issuer {
+    /// What their tokens have as `iss`, compared byte by byte.
+    pub name: String,
+    /// Their public keys.
+    pub keys: KeySet,
+}
+
+/// Which tokens are good.
+#[derive(Clone, Debug)]
+pub struct TokenRules {
+    /// The audiences that are the registry's own.
+    pub audiences: Vec<String>,
+    /// The audiences of the API server, if tokens for it are accepted here; otherwise none. A token without an audience,
+    /// as [`LEGACY_ISSUER`] makes them, is one for the API server.
+    pub api_server_audiences: Vec<String>,
+    /// Whether a token may be for others as well. Each of its audiences could show it here.
+    pub other_audiences: OtherAudiences,
+    /// How far the clocks of issuer and registry may differ.
+    pub leeway: Duration,
+    /// How long after it was issued a token is accepted, if it does not end earlier by itself. Kubernetes makes the mounted
+    /// tokens good for a year and renews them every hour: whoever reads the file anew is never refused, a copy that got
+    /// away is useless after this time. [`LEGACY_ISSUER`] does not say when it issued a token.
+    pub max_age: Duration,
+}
+
+/// What else may stand beside an accepted audience.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum OtherAudiences {
+    /// Any audience.
+    Tolerated,
+    /// None but accepted ones.
+    Refused,
+}
+
+impl TokenRules {
+    /// Tokens for these audiences alone, up to a day old, by clocks that differ by a minute.
+    pub fn for_audiences(audiences: Vec<String>) -> Self {
+        Self {
+            audiences,
+            api_server_audiences: Vec::new(),
+            other_audiences: OtherAudiences::Tolerated,
+            leeway: Duration::from_secs(60),
+            max_age: Duration::from_secs(24 * 60 * 60),
+        }
+    }
+
+    fn accept_audiences(&self, audiences: &[String]) -> Result<(), TokenError> {
+        if audiences.is_empty() {
+            // Kubernetes itself reads it so.
+            return if self.api_server_audiences.is_empty() { Err(TokenError::Audience) } else { Ok(()) };
+        }
+        let is_accepted =
+            |audience| self.audiences.contains(audience) || self.api_server_audiences.contains(audience);
+        if !audiences.iter().any(is_accepted) {
+            return Err(TokenError::Audience);
+        }
+        match self.other_audiences {
+            OtherAudiences::Refused if !audiences.iter().all(is_accepted) => Err(TokenError::OtherAudience),
+            OtherAudiences::Refused | OtherAudiences::Tolerated => Ok(()),
+        }
+    }
+
+    /// Checks the times as Kubernetes does, and tells when the token ends.
+    fn accept_times(&self, claims: &Claims, now: SystemTime) -> Result<Option<SystemTime>, TokenError> {
+        let later = |time: SystemTime, by| time.checked_add(by).unwrap_or(time);
+        let is_past = |time| now > later(time, self.leeway);
+        let is_ahead = |time| time > later(now, self.leeway);
+        if claims.not_before.is_some_and(is_ahead) {
+            return Err(TokenError::NotYetValid);
+        }
+        if claims.expires.is_some_and(is_past) {
+            return Err(TokenError::Expired);
+        }
+        let Some(issued) = claims.issued else { return Ok(claims.expires) };
+        if is_ahead(issued) {
+            return Err(TokenError::IssuedInFuture);
+        }
+        let oldest = later(issued, self.max_age);
+        if is_past(oldest) {
+            return Err(TokenError::TooOld(self.max_age));
+        }
+        Ok(Some(claims.expires.map_or(oldest, |expires| expires.min(oldest))))
+    }
+}
+
+/// Whether a service account still is the one that a token was made for.
+pub trait Accounts: fmt::Debug + Send + Sync + 'static {
+    /// Answers from memory.
+    fn standing(&self, account: &Account<'_>) -> Standing;
+}
+
+/// One service account. Its uid tells it from others that had its name before or will have it after.
+#[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
+pub struct Account<'a> {
+    /// Its namespace.
+    pub namespace: &'a str,
+    /// Its name.
+    pub name: &'a str,
+    /// Its uid.
+    pub uid: &'a str,
+}
+
+impl<'a> Account<'a> {
+    const USER_PREFIX: &'static str = "system:serviceaccount:";
+
+    /// The account that `identity` is, if it is one.
+    pub fn of(identity: &'a Identity) -> Option<Self> {
+        let (namespace, name) = identity.name.strip_prefix(Self::USER_PREFIX)?.split_once(':')?;
+        Some(Self { namespace, name, uid: identity.uid.as_deref().unwrap_or_default() })
+    }
+}
+
+/// What is known of an account.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Standing {
+    /// It exists, with this uid.
+    Current,
+    /// It does not exist, or has another uid.
+    Gone,
+    /// Nothing has been heard of accounts yet.
+    Unknown,
+}
+
+/// Why a token of a service account is not good.
+#[derive(Clone, Copy, Debug, Eq, PartialEq, thiserror::Error)]
+pub enum TokenError {
+    /// It is no JSON Web Token, or may be read in two ways.
+    #[error(transparent)]
+    Malformed(#[from] MalformedToken),
+    /// Its issuer has no key of the name that it gives.
+    #[error("the token names a key that its issuer does not have")]
+    Key,
+    /// No key of its issuer made its signature, by the algorithm that the key is for.
+    #[error("the token's signature is not valid")]
+    Signature,
+    /// It lacks something that every token of a service account has, or has it in another form.
+    #[error("the token's claims are not those of a service account")]
+    Claims,
+    /// Its subject is not the account that it says it is for.
+    #[error("the token's subject is another one than its service account")]
+    Subject,
+    /// It ended.
+    #[error("the token has expired")]
+    Expired,
+    /// It was issued too long ago, although it has not ended.
+    #[error("the token was issued more than {} h ago, and none that old is accepted; get a new one", .0.as_secs() / 3600)]
+    TooOld(Duration),
+    /// It has not begun.
+    #[error("the token is not valid yet")]
+    NotYetValid,
+    /// It was issued later than now.
+    #[error("the token was issued in the future")]
+    IssuedInFuture,
+    /// It is for others.
+    #[error("the token is not for this registry: none of its audiences is accepted here")]
+    Audience,
+    /// It is for this registry, but for others as well.
+    #[error("the token is for others as well as for this registry")]
+    OtherAudience,
+    /// The account is gone, or its name belongs to another now.
+    #[error("the service account does not exist any more")]
+    Gone,
+}
+
+/// Knows the tokens of service accounts of some issuers.
+#[derive(Debug)]
+pub struct ServiceAccounts {
+    issuers: Vec<Issuer>,
+    rules: TokenRules,
+    accounts: Option<Arc<dyn Accounts>>,
+    clock: Clock,
+}
+
+impl ServiceAccounts {
+    /// Accepts what `issuers` signed, by these rules. Without `accounts` no account is ever gone.
+    pub fn new(
+        issuers: Vec<Issuer>,
+        rules: TokenRules,
+        accounts: Option<Arc<dyn Accounts>>,
+        clock: Clock,
+    ) -> Self {
+        Self { issuers, rules, accounts, clock }
+    }
+
+    /// One step after the other, each only once the one before has been passed: nothing but the issuer is read from a token
+    /// whose signature has not been verified.
+    async fn verify(
+        &self,
+        token: &CompactToken<'_>,
+        issuer: &Issuer,
+    ) -> Result<Authenticated, AuthenticationError> {
+        let keys = issuer.keys.named(token.key_id.as_deref()).await?;
+        if keys.is_empty() {
+            return Err(TokenError::Key.into());
+        }
+        if !keys.iter().any(|key| key.verifies(&token.algorithm, token.signed, &token.signature)) {
+            return Err(TokenError::Signature.into());
+        }
+        let claims = Claims::read(&token.claims)?;
+        let expires = self.rules.accept_times(&claims, self.clock.now())?;
+        self.rules.accept_audiences(&claims.audiences)?;
+        let identity = Arc::new(Subject::read(&token.claims, &claims)?.identity());
+        ensure_current(self.accounts.as_deref(), &identity)?;
+        Ok(Authenticated { identity, expires })
+    }
+}
+
+#[async_trait]
+impl Authenticator for ServiceAccounts {
+    async fn identify(&self, credential: &Credential) -> Result<Option<Authenticated>, AuthenticationError> {
+        let Some(text) = credential.token().map(|token| token.expose()) else { return Ok(None) };
+        if !CompactToken::is_meant_by(text) {
+            return Ok(None);
+        }
+        let token = CompactToken::parse(text).map_err(TokenError::from)?;
+        let issuer = self.issuers.iter().find(|issuer| Some(issuer.name.as_str()) == token.issuer());
+        match issuer {
+            Some(issuer) => self.verify(&token, issuer).await.map(Some),
+            None => Ok(None),
+        }
+    }
+}
+
+/// Refuses a service account that `accounts` knows to be gone.
+pub(crate) fn ensure_current(
+    accounts: Option<&dyn Accounts>,
+    identity: &Identity,
+) -> Result<(), AuthenticationError> {
+    let (Some(accounts), Some(account)) = (accounts, Account::of(identity)) else { return Ok(()) };
+    match accounts.standing(&account) {
+        Standing::Current => Ok(()),
+        Standing::Gone => Err(TokenError::Gone.into()),
+        Standing::Unknown => {
+            Err(AuthenticationError::Unavailable("the service accounts are not known yet".into()))
+        }
+    }
+}
+
+impl From<TokenError> for AuthenticationError {
+    fn from(error: TokenError) -> Self {
+        Self::Rejected(error.to_string())
+    }
+}
+
+#[cfg(test)]
+mod tests;

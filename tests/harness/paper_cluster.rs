@@ -1,0 +1,111 @@
+//! A cluster on paper: the key that it signs tokens with, and a folder of the objects that `kubectl apply` would give it.
+
+use std::{
+    fs,
+    time::{Duration, SystemTime, UNIX_EPOCH},
+};
+
+use aws_lc_rs::{
+    encoding::{AsDer, PublicKeyX509Der},
+    rand::SystemRandom,
+    signature::{ECDSA_P256_SHA256_FIXED_SIGNING, EcdsaKeyPair, KeyPair},
+};
+use base64::{
+    Engine as _,
+    prelude::{BASE64_STANDARD, BASE64_URL_SAFE_NO_PAD},
+};
+use serde_json::{Value, json};
+use tempfile::TempDir;
+
+const ISSUER: &str = "https://kubernetes.default.svc";
+const AUDIENCE: &str = "image-registry";
+
+/// Signs tokens of service accounts, and keeps the bindings.
+pub(crate) struct PaperCluster {
+    folder: TempDir,
+    key: EcdsaKeyPair,
+}
+
+impl PaperCluster {
+    /// A cluster in which nobody may do anything yet.
+    pub(crate) fn new() -> Self {
+        let folder = tempfile::Builder::new().prefix("wharf-cluster-").tempdir().unwrap();
+        let key = EcdsaKeyPair::generate(&ECDSA_P256_SHA256_FIXED_SIGNING).unwrap();
+        let public: PublicKeyX509Der<'_> = key.public_key().as_der().unwrap();
+        let public = BASE64_STANDARD.encode(public.as_ref());
+        let pem = format!("-----BEGIN PUBLIC KEY-----\n{public}\n-----END PUBLIC KEY-----\n");
+        fs::write(folder.path().join("sa.pub"), pem).unwrap();
+        fs::create_dir(folder.path().join("rbac")).unwrap();
+        Self { folder, key }
+    }
+
+    /// The settings of a registry that obeys it.
+    pub(crate) fn settings(&self) -> Value {
+        let folder = self.folder.path();
+        json!({ "auth": { "kubernetes": {
+            "folder": folder.join("rbac"),
+            "issuers": [{ "issuer": ISSUER, "keys": folder.join("sa.pub") }],
+            "audiences": [AUDIENCE],
+        } } })
+    }
+
+    /// Puts an object there as `kubectl apply` would. A registry obeys it within seconds.
+    pub(crate) fn apply(&self, name: &str, yaml: &str) {
+        // Renamed, so that no registry reads half of it.
+        let unfinished = self.folder.path().join(name);
+        fs::write(&unfinished, yaml).unwrap();
+        fs::rename(unfinished, self.folder.path().join("rbac").join(format!("{name}.yaml"))).unwrap();
+    }
+
+    /// Takes away what was applied.
+    pub(crate) fn delete(&self, name: &str) {
+        fs::remove_file(self.folder.path().join("rbac").join(format!("{name}.yaml"))).unwrap();
+    }
+
+    /// The token of a service account, good for an hour.
+    pub(crate) fn token(&self, namespace: &str, name: &str) -> String {
+        self.token_with(namespace, name, &json!({}))
+    }
+
+    /// The same with other claims laid over it.
+    pub(crate) fn token_with(&self, namespace: &str, name: &str, claims: &Value) -> String {
+        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap();
+        let mut all = json!({
+            "iss": ISSUER,
+            "aud": [AUDIENCE],
+            "sub": format!("system:serviceaccount:{namespace}:{name}"),
+            "iat": now.as_secs(),
+            "nbf": now.as_secs(),
+            "exp": (now + Duration::from_secs(3600)).as_secs(),
+            "kubernetes.io": {
+                "namespace": namespace,
+                "serviceaccount": { "name": name, "uid": format!("uid of {namespace}/{name}") },
+            },
+        });
+        all.as_object_mut().unwrap().extend(claims.as_object().unwrap().clone());
+        let part = |value: Value| BASE64_URL_SAFE_NO_PAD.encode(value.to_string());
+        let signed = format!("{}.{}", part(json!({ "alg": "ES256" })), part(all));
+        let signature = self.key.sign(&SystemRandom::new(), signed.as_bytes()).unwrap();
+        format!("{signed}.{}", BASE64_URL_SAFE_NO_PAD.encode(signature))
+    }
+}
+
+/// The binding of the Kubernetes documentation: in `namespace`, the service account `name` of it gets the role `role`.
+pub(crate) fn binding(namespace: &str, name: &str, role: &str) -> String {
+    format!(
+        "apiVersion: rbac.authorization.k8s.io/v1
+kind: RoleBinding
+metadata:
+  name: {role}
+  namespace: {namespace}
+subjects:
+- kind: ServiceAccount
+  name: {name}
+  namespace: {namespace}
+roleRef:
+  kind: ClusterRole
+  name: {role}
+  apiGroup: rbac.authorization.k8s.io
+"
+    )
+}
