@@ -30,6 +30,7 @@ use bytes::Bytes;
 use http_body::Body as _;
 use storage::{Digest, MissingReferences, Reference};
 use tokio_util::task::TaskTracker;
+use tracing::Instrument;
 
 use self::endpoint::{Endpoint, Right};
 use self::error::ApiError;
@@ -38,6 +39,7 @@ use self::page::PageSizes;
 use self::uploads::state::StateKey;
 use crate::access::Gate;
 use crate::config::{Deletion, ForeignUrls, Mode};
+use crate::server::Particulars;
 
 /// What every answer says of the protocol, as CNCF distribution does.
 const API_VERSION: (HeaderName, HeaderValue) =
@@ -109,7 +111,11 @@ impl Api {
         &self,
         change: impl Future<Output = Result<T, ApiError>> + Send + 'static,
     ) -> Result<T, ApiError> {
-        self.0.mutations.spawn(change).await.map_err(|error| ApiError::Internal(error.into()))?
+        self.0
+            .mutations
+            .spawn(change.in_current_span())
+            .await
+            .map_err(|error| ApiError::Internal(error.into()))?
     }
 
     /// Refuses what the configuration turns off.
@@ -131,13 +137,20 @@ impl Api {
 
     async fn route(&self, request: Parts, body: Body) -> Result<Response, ApiError> {
         let method = &request.method;
+        let particulars = request.extensions.get::<Arc<Particulars>>();
         let endpoint = Endpoint::parse(request.uri.path()).map_err(|error| error.answer_to(method))?;
+        if let Some(particulars) = particulars {
+            particulars.is_about(&endpoint);
+        }
         let right =
             endpoint.right(method).ok_or_else(|| ApiError::MethodNotAllowed { allow: endpoint.allow() })?;
         self.check_mode(&endpoint, method, right)?;
 
         let gate = &self.0.gate;
         let caller = &*ANONYMOUS;
+        if let Some(particulars) = particulars {
+            particulars.is_by(caller);
+        }
         match (endpoint, method.as_str()) {
             (Endpoint::Base, _) => Ok(json("{}")),
             (Endpoint::Extensions { repository: None }, _) => Ok(json(r#"{"extensions":[]}"#)),

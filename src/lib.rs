@@ -6,4 +6,6 @@ pub mod commands;
 pub mod config;
 pub mod health;
 pub mod logging;
+pub mod metrics;
+pub mod route;
 pub mod server;

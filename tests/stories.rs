@@ -2,6 +2,7 @@
 
 mod configuration;
 mod limits;
+mod metrics;
 mod ranges;
 mod restarts;
 mod uploads;

@@ -7,7 +7,9 @@ use std::time::SystemTime;
 use anyhow::Context;
 use auth::Everyone;
 use storage::backend::Backend;
+use storage::backend::around::Surrounded;
 use storage::backend::bucket::Bucket;
+use storage::backend::count::Counters;
 use storage::backend::volume::{Access, Durability, Volume, VolumeOptions};
 use storage::{Purge, Registry, RegistryOptions};
 use tokio::signal::unix::{SignalKind, signal};
@@ -20,6 +22,7 @@ use crate::api::uploads::state::StateKey;
 use crate::api::{Api, ApiOptions};
 use crate::config::{self, Config, Http, Mode, PurgeAction, Purging};
 use crate::health::Readiness;
+use crate::metrics::{Measured, Metrics};
 use crate::server::Server;
 
 /// Serves what `config` says until SIGTERM or SIGINT, then finishes what is under way.
@@ -29,18 +32,33 @@ use crate::server::Server;
 pub async fn serve(config: Config) -> anyhow::Result<()> {
     let storage = config.storage.clone();
     let backend = tokio::task::spawn_blocking(move || open_backend(&storage)).await??;
+    let counters = Arc::new(Counters::default());
+    let backend = Arc::new(Surrounded::new(backend, Arc::clone(&counters)));
     let registry = Registry::new(backend, registry_options(&config));
     let api = Api::new(Gate::new(Arc::new(Everyone), registry.clone()), api_options(&config));
     let readiness = Readiness::new();
-    let health = readiness.router();
-    let router = api.router().merge(health.clone());
-    let server = Server::bind(&config.http).await?;
-    let management = match &config.http.management.address {
-        Some(address) => {
-            let listeners = vec![config::Listener { address: address.clone(), tls: None }];
-            Some(Server::bind(&Http { listeners, ..Http::default() }).await?)
+    let metrics = Metrics::default();
+    let measured = Measured {
+        metrics: metrics.clone(),
+        backend: counters,
+        registry: registry.clone(),
+        readiness: readiness.clone(),
+        connection_limit: config.http.limits.connections.get(),
+    };
+    let watched = |path: &Option<String>| match path {
+        Some(path) => readiness.router().merge(measured.clone().router(path)),
+        None => readiness.router(),
+    };
+    let router = api.router().merge(watched(&config.http.metrics));
+    let server = Server::bind(&config.http, metrics.clone()).await?;
+    let management = match config.http.management.clone() {
+        config::Management { address: Some(address), metrics: path } => {
+            let router = watched(&path);
+            let listeners = vec![config::Listener { address, tls: None }];
+            let http = Http { listeners, metrics: path, ..Http::default() };
+            Some((Server::bind(&http, metrics).await?, router))
         }
-        None => None,
+        config::Management { address: None, .. } => None,
     };
 
     let mut background = JoinSet::new();
@@ -54,11 +72,11 @@ pub async fn serve(config: Config) -> anyhow::Result<()> {
     for url in server.urls() {
         tracing::info!("listening on {url}");
     }
-    if let Some(management) = management {
+    if let Some((management, router)) = management {
         for url in management.urls() {
-            tracing::info!("health on {url}");
+            tracing::info!("health and metrics on {url}");
         }
-        background.spawn(management.serve(health, std::future::pending()));
+        background.spawn(management.serve(router, std::future::pending()));
     }
     if io::stderr().is_terminal() {
         greet(&server, &config)?;
