@@ -2,6 +2,7 @@
 
 mod configuration;
 mod limits;
+mod logs;
 mod metrics;
 mod ranges;
 mod restarts;
