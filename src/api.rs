@@ -29,6 +29,7 @@ use bytes::Bytes;
 use http_body::Body as _;
 use storage::{Digest, MissingReferences, Reference};
 use tokio_util::task::TaskTracker;
+use tracing::Instrument;
 
 use self::endpoint::{Endpoint, Right};
 use self::error::ApiError;
@@ -39,6 +40,7 @@ use crate::access::Gate;
 use crate::config::{Deletion, ForeignUrls, Mode};
 use crate::login::challenge::Reason;
 use crate::login::{Caller, Login};
+use crate::server::Particulars;
 
 /// What every answer says of the protocol, as CNCF distribution does.
 const API_VERSION: (HeaderName, HeaderValue) =
@@ -110,7 +112,11 @@ impl Api {
         &self,
         change: impl Future<Output = Result<T, ApiError>> + Send + 'static,
     ) -> Result<T, ApiError> {
-        self.0.mutations.spawn(change).await.map_err(|error| ApiError::Internal(error.into()))?
+        self.0
+            .mutations
+            .spawn(change.in_current_span())
+            .await
+            .map_err(|error| ApiError::Internal(error.into()))?
     }
 
     /// Refuses what the configuration turns off.
@@ -152,13 +158,20 @@ impl Api {
 
     async fn route(&self, caller: &Caller, request: Parts, body: Body) -> Result<Response, ApiError> {
         let method = &request.method;
+        let particulars = request.extensions.get::<Arc<Particulars>>();
         let endpoint = Endpoint::parse(request.uri.path()).map_err(|error| error.answer_to(method))?;
+        if let Some(particulars) = particulars {
+            particulars.is_about(&endpoint);
+        }
         let right =
             endpoint.right(method).ok_or_else(|| ApiError::MethodNotAllowed { allow: endpoint.allow() })?;
         self.check_mode(&endpoint, method, right)?;
 
         let gate = &self.0.gate;
         let caller = &*caller.identity;
+        if let Some(particulars) = particulars {
+            particulars.is_by(caller);
+        }
         match (endpoint, method.as_str()) {
             (Endpoint::Base, _) => Ok(json("{}")),
             (Endpoint::Extensions { repository: None }, _) => Ok(json(r#"{"extensions":[]}"#)),

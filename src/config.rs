@@ -145,8 +145,10 @@ impl Config {
 pub struct Http {
     /// Where clients connect; never empty.
     pub listeners: Vec<Listener>,
-    /// Where health is answered.
+    /// Where health and metrics are answered beside the API.
     pub management: Management,
+    /// The path of the metrics on these listeners, if they are there too.
+    pub metrics: Option<String>,
     /// Whether HTTP/2 is offered over TLS.
     pub http2: bool,
     /// Whether HTTP/2 is understood without TLS.
@@ -173,6 +175,7 @@ impl Default for Http {
                 tls: None,
             }],
             management: Management::default(),
+            metrics: None,
             http2: true,
             h2c: false,
             secret: None,
@@ -270,11 +273,13 @@ pub enum Locations {
     Below(Uri),
 }
 
-/// Where health is answered.
+/// Where health and metrics are answered.
 #[derive(Clone, Debug, Default, Eq, PartialEq)]
 pub struct Management {
     /// A listener of its own, always plain HTTP, beside those of the API.
     pub address: Option<Address>,
+    /// The path of the metrics there, if they are there.
+    pub metrics: Option<String>,
 }
 
 /// What one client, or all of them, may use up.
@@ -547,13 +552,15 @@ pub struct Log {
     pub level: LogLevel,
     /// How a line looks.
     pub format: LogFormat,
+    /// What stands on each line, name by name.
+    pub fields: Vec<(String, String)>,
     /// Whether there is a line for each request.
     pub access: bool,
 }
 
 impl Default for Log {
     fn default() -> Self {
-        Self { level: LogLevel::Info, format: LogFormat::Auto, access: true }
+        Self { level: LogLevel::Info, format: LogFormat::Auto, fields: Vec::new(), access: true }
     }
 }
 

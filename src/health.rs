@@ -12,6 +12,7 @@ use axum::routing::get;
 use storage::Registry;
 
 use crate::config::StorageCheck;
+use crate::route::Route;
 
 /// Whether the store answered when it was last looked at.
 #[derive(Clone, Debug)]
@@ -23,11 +24,16 @@ impl Readiness {
         Self(Arc::new(AtomicBool::new(true)))
     }
 
+    /// Whether it did.
+    pub fn is_ready(&self) -> bool {
+        self.0.load(Ordering::Relaxed)
+    }
+
     /// The routes.
     pub fn router(&self) -> Router {
         let readiness = self.clone();
         let ready = move || async move {
-            if readiness.0.load(Ordering::Relaxed) {
+            if readiness.is_ready() {
                 (StatusCode::OK, "ready\n")
             } else {
                 (StatusCode::SERVICE_UNAVAILABLE, "the store does not answer\n")
@@ -42,7 +48,7 @@ impl Readiness {
         let mut interval = tokio::time::interval(check.interval);
         loop {
             interval.tick().await;
-            let was_ready = self.0.load(Ordering::Relaxed);
+            let was_ready = self.is_ready();
             match registry.probe().await {
                 Ok(()) => {
                     failures = 0;
@@ -72,7 +78,11 @@ impl Default for Readiness {
     }
 }
 
-/// Whether a path is asked by whoever watches over the server, who must be answered however busy it is.
-pub fn is_about_health(path: &str) -> bool {
-    matches!(path, "/healthz" | "/readyz")
+/// The route of a path that is asked by whoever watches over the server, who must be answered however busy it is.
+pub fn route(path: &str) -> Option<Route> {
+    match path {
+        "/healthz" => Some(Route::Alive),
+        "/readyz" => Some(Route::Ready),
+        _ => None,
+    }
 }

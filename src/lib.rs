@@ -7,4 +7,6 @@ pub mod config;
 pub mod health;
 pub mod logging;
 pub mod login;
+pub mod metrics;
+pub mod route;
 pub mod server;

@@ -1,10 +1,16 @@
 //! What is written to standard error: for people on a terminal, one JSON object a line elsewhere.
 
+use std::fmt;
 use std::io::{self, IsTerminal};
 
-use tracing::Level;
+use serde_json::Value;
+use tracing::{Event, Level, Subscriber};
+use tracing_subscriber::Layer;
 use tracing_subscriber::filter::Targets;
+use tracing_subscriber::fmt::format::{FormatEvent, FormatFields, JsonFields, Writer, format};
+use tracing_subscriber::fmt::{self as lines, FmtContext};
 use tracing_subscriber::layer::SubscriberExt;
+use tracing_subscriber::registry::LookupSpan;
 use tracing_subscriber::util::SubscriberInitExt;
 
 use crate::config::{Log, LogFormat, LogLevel};
@@ -26,11 +32,69 @@ pub fn init(log: &Log) {
         LogFormat::Text => true,
         LogFormat::Json => false,
     };
-    let registry = tracing_subscriber::registry().with(targets);
-    let layer = tracing_subscriber::fmt::layer().with_writer(io::stderr);
-    if text {
-        registry.with(layer.with_ansi(io::stderr().is_terminal())).init();
+    let layer = lines::layer().with_writer(io::stderr);
+    let layer = if text {
+        let format = format().with_ansi(io::stderr().is_terminal());
+        layer.event_format(Stamped { format, stamp: Stamp::text(&log.fields) }).with_filter(targets).boxed()
     } else {
-        registry.with(layer.json().flatten_event(true)).init();
+        let format = format().json().flatten_event(true).with_span_list(false);
+        let stamped = Stamped { format, stamp: Stamp::json(&log.fields) };
+        layer.event_format(stamped).fmt_fields(JsonFields::new()).with_filter(targets).boxed()
+    };
+    tracing_subscriber::registry().with(layer).init();
+}
+
+/// Writes lines as `format` does, with the same fields on each.
+struct Stamped<F> {
+    format: F,
+    stamp: Stamp,
+}
+
+/// What is put on each line, ready to be written.
+enum Stamp {
+    Nothing,
+    /// After the opening brace.
+    Beginning(String),
+    /// Before the end of the line.
+    End(String),
+}
+
+impl Stamp {
+    fn json(fields: &[(String, String)]) -> Self {
+        let fields: String = fields
+            .iter()
+            .map(|(name, value)| format!("{}:{},", Value::from(name.as_str()), Value::from(value.as_str())))
+            .collect();
+        if fields.is_empty() { Self::Nothing } else { Self::Beginning(fields) }
+    }
+
+    fn text(fields: &[(String, String)]) -> Self {
+        let fields: String = fields.iter().map(|(name, value)| format!(" {name}={value:?}")).collect();
+        if fields.is_empty() { Self::Nothing } else { Self::End(fields) }
+    }
+}
+
+impl<S, N, F> FormatEvent<S, N> for Stamped<F>
+where
+    S: Subscriber + for<'span> LookupSpan<'span>,
+    N: for<'writer> FormatFields<'writer> + 'static,
+    F: FormatEvent<S, N>,
+{
+    fn format_event(
+        &self,
+        context: &FmtContext<'_, S, N>,
+        mut writer: Writer<'_>,
+        event: &Event<'_>,
+    ) -> fmt::Result {
+        if matches!(self.stamp, Stamp::Nothing) {
+            return self.format.format_event(context, writer, event);
+        }
+        let mut line = String::new();
+        self.format.format_event(context, Writer::new(&mut line), event)?;
+        match &self.stamp {
+            Stamp::Beginning(fields) if line.starts_with('{') => write!(writer, "{{{fields}{}", &line[1..]),
+            Stamp::End(fields) => writeln!(writer, "{}{fields}", line.trim_end()),
+            Stamp::Nothing | Stamp::Beginning(_) => writer.write_str(&line),
+        }
     }
 }

@@ -8,6 +8,7 @@ mod file_body;
 mod limits;
 mod listener;
 mod page_cache;
+mod record;
 mod request;
 mod sendfile;
 mod socket;
@@ -29,11 +30,15 @@ pub use self::file_body::FileBody;
 use self::limits::{ConnectionLimit, RequestLimit};
 pub use self::listener::BoundAddress;
 use self::listener::Listener;
-pub use self::request::{ACCESS_LOG, Peer, REQUEST_ID};
+pub use self::record::{ACCESS_LOG, Particulars};
+pub use self::request::{Peer, REQUEST_ID};
 pub use self::sendfile::SendfileQueue;
 use self::tls::Certificates;
 pub use self::tls::TlsError;
 use crate::config::{self, Address, Http};
+use crate::health;
+use crate::metrics::Metrics;
+use crate::route::Route;
 
 /// What hyper reads at once, and so what a connection holds of a request that is being received.
 const READ_BYTES: usize = 64 * 1024;
@@ -56,6 +61,7 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 /// Listeners that are bound, and the limits that hold on them.
 pub struct Server {
     http: Http,
+    metrics: Metrics,
     listeners: Vec<(Listener, Option<Arc<Certificates>>)>,
 }
 
@@ -82,11 +88,11 @@ pub enum ServerError {
 
 impl Server {
     /// Binds all listeners and reads their certificates. Clients may connect from now on; they are served by
-    /// [`Self::serve`].
+    /// [`Self::serve`], and counted in `metrics`.
     ///
     /// # Errors
     /// The first listener that cannot be had; none is left bound then.
-    pub async fn bind(http: &Http) -> Result<Self, ServerError> {
+    pub async fn bind(http: &Http, metrics: Metrics) -> Result<Self, ServerError> {
         let mut listeners = Vec::new();
         for config::Listener { address, tls } in &http.listeners {
             let protocols: &[&[u8]] = if http.http2 { &[ALPN_HTTP2, ALPN_HTTP1] } else { &[ALPN_HTTP1] };
@@ -100,7 +106,7 @@ impl Server {
             };
             listeners.push((bind(address).await?, tls));
         }
-        Ok(Self { http: http.clone(), listeners })
+        Ok(Self { http: http.clone(), metrics, listeners })
     }
 
     /// Where clients can connect, each as a URL: the ports are known even where the system chose them.
@@ -119,13 +125,13 @@ impl Server {
     /// # Cancel safety
     /// If dropped, all listeners and connections are closed at once.
     pub async fn serve(self, router: Router, shutdown: impl Future<Output = ()>) {
-        let Self { http, listeners } = self;
+        let Self { http, metrics, listeners } = self;
         let stopping = CancellationToken::new();
         let mut accepting = JoinSet::new();
         let mut reloading = JoinSet::new();
 
         let connections = Arc::new(ConnectionLimit::new(http.limits.connections));
-        let shared = Arc::new(Shared::new(router, &http));
+        let shared = Arc::new(Shared::new(router, metrics, &http));
         for (listener, certificates) in listeners {
             if let Some(certificates) = &certificates {
                 reloading.spawn(Arc::clone(certificates).keep_current());
@@ -197,6 +203,8 @@ fn is_the_clients(error: &io::Error) -> bool {
 /// What all connections of a listener share.
 struct Shared {
     router: Router,
+    metrics: Metrics,
+    metrics_path: Option<String>,
     headers: HeaderMap,
     h2c: bool,
     header_timeout: Duration,
@@ -208,7 +216,7 @@ struct Shared {
 }
 
 impl Shared {
-    fn new(router: Router, http: &Http) -> Self {
+    fn new(router: Router, metrics: Metrics, http: &Http) -> Self {
         let limits = &http.limits;
         let header_bytes = limits.header_bytes.get();
         let mut http1 = http1::Builder::new();
@@ -229,6 +237,8 @@ impl Shared {
         Self {
             // Once for all: it would otherwise be done for each request.
             router: router.with_state(()),
+            metrics,
+            metrics_path: http.metrics.clone(),
             headers: http.headers.clone(),
             h2c: http.h2c,
             header_timeout: limits.header_timeout,
@@ -238,5 +248,11 @@ impl Shared {
             http1,
             http2,
         }
+    }
+
+    /// The route of a path that whoever watches over the server asks for.
+    fn watched(&self, path: &str) -> Option<Route> {
+        let is_metrics = self.metrics_path.as_deref() == Some(path);
+        health::route(path).or(is_metrics.then_some(Route::Metrics))
     }
 }

@@ -2,6 +2,8 @@
 
 mod configuration;
 mod limits;
+mod logs;
+mod metrics;
 mod permission;
 mod ranges;
 mod restarts;

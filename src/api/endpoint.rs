@@ -15,6 +15,7 @@ use storage::{
 };
 
 use crate::api::error::ApiError;
+use crate::route::Route;
 
 /// A resource of the API. It prints as its path.
 #[derive(Clone, Debug, Eq, PartialEq)]
@@ -214,19 +215,35 @@ impl Endpoint {
         }
     }
 
-    /// The form of the path, which is what metrics and logs count by.
-    pub fn route(&self) -> &'static str {
+    /// The form of the path.
+    pub fn route(&self) -> Route {
         match self {
-            Self::Base => "/v2/",
-            Self::Catalog => "/v2/_catalog",
-            Self::Extensions { repository: None } => "/v2/_oci/ext/discover",
-            Self::Extensions { repository: Some(_) } => "/v2/{name}/_oci/ext/discover",
-            Self::Blob { .. } => "/v2/{name}/blobs/{digest}",
-            Self::Manifest { .. } => "/v2/{name}/manifests/{reference}",
-            Self::Uploads { .. } => "/v2/{name}/blobs/uploads/",
-            Self::Upload { .. } => "/v2/{name}/blobs/uploads/{uuid}",
-            Self::Tags { .. } => "/v2/{name}/tags/list",
-            Self::Referrers { .. } => "/v2/{name}/referrers/{digest}",
+            Self::Base => Route::Base,
+            Self::Catalog => Route::Catalog,
+            Self::Extensions { repository: None } => Route::Extensions,
+            Self::Extensions { repository: Some(_) } => Route::RepositoryExtensions,
+            Self::Blob { .. } => Route::Blob,
+            Self::Manifest { .. } => Route::Manifest,
+            Self::Uploads { .. } => Route::Uploads,
+            Self::Upload { .. } => Route::Upload,
+            Self::Tags { .. } => Route::Tags,
+            Self::Referrers { .. } => Route::Referrers,
+        }
+    }
+
+    /// The digest in the path.
+    pub fn digest(&self) -> Option<&Digest> {
+        match self {
+            Self::Blob { digest, .. }
+            | Self::Manifest { reference: Reference::Digest(digest), .. }
+            | Self::Referrers { subject: digest, .. } => Some(digest),
+            Self::Base
+            | Self::Catalog
+            | Self::Extensions { .. }
+            | Self::Manifest { reference: Reference::Tag(_), .. }
+            | Self::Uploads { .. }
+            | Self::Upload { .. }
+            | Self::Tags { .. } => None,
         }
     }
 

@@ -12,7 +12,9 @@ use auth::{
 };
 use http::Uri;
 use storage::backend::Backend;
+use storage::backend::around::Surrounded;
 use storage::backend::bucket::Bucket;
+use storage::backend::count::Counters;
 use storage::backend::volume::{Access, Durability, Volume, VolumeOptions};
 use storage::{Purge, Registry, RegistryOptions};
 use tokio::signal::unix::{SignalKind, signal};
@@ -27,6 +29,7 @@ use crate::config::{self, Auth, Config, Http, Locations, Mode, Permission, Purge
 use crate::health::Readiness;
 use crate::login::challenge::Challenge;
 use crate::login::{Login, TOKEN_PATHS};
+use crate::metrics::{Measured, Metrics};
 use crate::server::Server;
 
 /// Serves what `config` says until SIGTERM or SIGINT, then finishes what is under way.
@@ -36,6 +39,8 @@ use crate::server::Server;
 pub async fn serve(config: Config) -> anyhow::Result<()> {
     let storage = config.storage.clone();
     let backend = tokio::task::spawn_blocking(move || open_backend(&storage)).await??;
+    let counters = Arc::new(Counters::default());
+    let backend = Arc::new(Surrounded::new(backend, Arc::clone(&counters)));
     let registry = Registry::new(backend, registry_options(&config));
     let mut background = JoinSet::new();
     let (authorizer, login) = match config.auth.clone() {
@@ -55,18 +60,31 @@ pub async fn serve(config: Config) -> anyhow::Result<()> {
     };
     let api = Api::new(Gate::new(authorizer, registry.clone()), login.clone(), api_options(&config));
     let readiness = Readiness::new();
-    let health = readiness.router();
-    let mut router = api.router().merge(health.clone());
+    let metrics = Metrics::default();
+    let measured = Measured {
+        metrics: metrics.clone(),
+        backend: counters,
+        registry: registry.clone(),
+        readiness: readiness.clone(),
+        connection_limit: config.http.limits.connections.get(),
+    };
+    let watched = |path: &Option<String>| match path {
+        Some(path) => readiness.router().merge(measured.clone().router(path)),
+        None => readiness.router(),
+    };
+    let mut router = api.router().merge(watched(&config.http.metrics));
     if let Some(login) = &login {
         router = router.merge(login.router());
     }
-    let server = Server::bind(&config.http).await?;
-    let management = match &config.http.management.address {
-        Some(address) => {
-            let listeners = vec![config::Listener { address: address.clone(), tls: None }];
-            Some(Server::bind(&Http { listeners, ..Http::default() }).await?)
+    let server = Server::bind(&config.http, metrics.clone()).await?;
+    let management = match config.http.management.clone() {
+        config::Management { address: Some(address), metrics: path } => {
+            let router = watched(&path);
+            let listeners = vec![config::Listener { address, tls: None }];
+            let http = Http { listeners, metrics: path, ..Http::default() };
+            Some((Server::bind(&http, metrics).await?, router))
         }
-        None => None,
+        config::Management { address: None, .. } => None,
     };
 
     if let Some(check) = config.health.storage.clone() {
@@ -79,11 +97,11 @@ pub async fn serve(config: Config) -> anyhow::Result<()> {
     for url in server.urls() {
         tracing::info!("listening on {url}");
     }
-    if let Some(management) = management {
+    if let Some((management, router)) = management {
         for url in management.urls() {
-            tracing::info!("health on {url}");
+            tracing::info!("health and metrics on {url}");
         }
-        background.spawn(management.serve(health, std::future::pending()));
+        background.spawn(management.serve(router, std::future::pending()));
     }
     if io::stderr().is_terminal() {
         greet(&server, &config)?;

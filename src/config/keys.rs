@@ -124,7 +124,7 @@ impl Http {
         let h2c = http.section("h2c", |h2c| {
             h2c.get("enabled", defaults.h2c, "Whether HTTP/2 is understood without TLS.")
         });
-        let management = http.section("debug", Management::read);
+        let (management, metrics) = http.section("debug", |debug| Management::read(debug, &prefix));
         let (limits, uploads) = http.section("limits", |limits| {
             limits.stand_in("requests", requests);
             Limits::read(limits, defaults.limits, uploads)
@@ -132,6 +132,7 @@ impl Http {
         let http = Self {
             listeners,
             management,
+            metrics,
             http2,
             h2c,
             secret,
@@ -174,13 +175,33 @@ fn read_address(section: &mut Section<'_, '_>) -> Option<Address> {
 }
 
 impl Management {
-    fn read(debug: &mut Section<'_, '_>) -> Self {
-        debug.ignored("prometheus", "this version has no metrics");
-        let address = debug.optional(
+    /// Reads it, and the path of the metrics on the listeners of the API.
+    fn read(debug: &mut Section<'_, '_>, prefix: &str) -> (Self, Option<String>) {
+        let address: Option<Address> = debug.optional(
             "addr",
-            "A listener, always plain HTTP, for `/healthz` and `/readyz`, which are answered beside the API too.",
+            "A listener, always plain HTTP, for `/healthz` and `/readyz`, which are answered beside the API too, and for the metrics, which are not.",
         );
-        Self { address }
+        let (enabled, path) = debug.section("prometheus", |prometheus| {
+            let enabled = prometheus.optional(
+                "enabled",
+                "Whether there are metrics: on the listener `http.debug.addr`, or without one beside the API. If nothing is said, they are where that listener is.",
+            );
+            let UrlPath(path) = prometheus.get("path", UrlPath("/metrics".to_owned()), "Their path.");
+            let is_taken = matches!(path.as_str(), "" | "/healthz" | "/readyz")
+                || path == "/v2"
+                || path.starts_with("/v2/")
+                || (!prefix.is_empty() && path.starts_with(prefix));
+            if is_taken {
+                let what = "something else is served there; try \"/metrics\"";
+                prometheus.problem("path", what.to_owned());
+            }
+            (enabled, path)
+        });
+        let path = enabled.unwrap_or(address.is_some()).then_some(path);
+        match address {
+            Some(_) => (Self { address, metrics: path }, None),
+            None => (Self::default(), path),
+        }
     }
 }
 
@@ -725,16 +746,17 @@ impl Log {
                 defaults.format,
                 "How a line looks; `auto` is text on a terminal and JSON elsewhere.",
             );
-            log.ignored(
+            let fields = log.table::<String, String>(
                 "fields",
-                "lines carry what they tell; let what collects the log say where it came from",
+                "What stands on each line besides, as in `environment: production`.",
             );
             let access = log.section("accesslog", |access| {
                 !access.get("disabled", !defaults.access, "Whether requests are not logged.")
             });
             log.ignored("hooks", "Wharf sends no mail; let what collects the log raise the alarm");
             log.ignored("reportcaller", "lines tell what happened, not where in the program");
-            Self { level, format, access }
+            let fields = fields.into_iter().map(|(name, values)| (name, values.join(", ")));
+            Self { level, format, fields: fields.chain(defaults.fields).collect(), access }
         })
     }
 }
@@ -762,7 +784,7 @@ impl<'n> OpenShift<'n> {
             .ignored("auth", "clients are sent to \"auth.kubernetes.realm\", or to the host that they call");
         openshift.ignored("server", "clients are told relative locations, so no address is needed");
         openshift.ignored("audit", "Wharf writes one log for everything");
-        openshift.ignored("metrics", "this version has no metrics");
+        openshift.ignored("metrics", "\"http.debug.prometheus\" says where metrics are");
         openshift.ignored("quota", "Wharf counts nobody's images");
         openshift.ignored("pullthrough", "Wharf does not fetch from other registries");
         openshift.ignored("compatibility", "schema 2 and OCI manifests are always accepted");

@@ -393,29 +393,22 @@ fn the_configurations_that_others_ship_are_understood() {
         (
             "distribution-2-dev.yml",
             include_str!("../../tests/fixtures/config/distribution-2-dev.yml"),
-            &[
-                "http.debug.prometheus",
-                "storage.cache.blobdescriptor",
-                "log.fields",
-                "log.hooks",
-                "notifications",
-                "redis",
-            ],
+            &["storage.cache.blobdescriptor", "log.hooks", "notifications", "redis"],
         ),
         (
             "distribution-2-old.yml",
             include_str!("../../tests/fixtures/config/distribution-2-old.yml"),
-            &["log.fields", "notifications", "redis"],
+            &["notifications", "redis"],
         ),
         (
             "distribution-3-dev.yml",
             include_str!("../../tests/fixtures/config/distribution-3-dev.yml"),
-            &["http.debug.prometheus", "storage.tag.concurrencylimit", "log.fields"],
+            &["storage.tag.concurrencylimit"],
         ),
         (
             "distribution-3-cache.yml",
             include_str!("../../tests/fixtures/config/distribution-3-cache.yml"),
-            &["storage.cache.blobdescriptor", "log.fields", "notifications", "proxy", "redis"],
+            &["storage.cache.blobdescriptor", "notifications", "proxy", "redis"],
         ),
         (
             "distribution-3-example.yml",
@@ -447,6 +440,27 @@ fn the_configurations_that_others_ship_are_understood() {
     ];
     for (name, text, expected) in refused {
         assert_eq!(parse(Some((name, text)), &BTreeMap::new()).unwrap_err().to_string(), expected);
+    }
+}
+
+#[test]
+fn metrics_are_where_health_is_or_where_they_are_asked_for() {
+    let paths = |text: &str| {
+        let http = file(text).config.http;
+        (http.metrics, http.management.metrics)
+    };
+    let some = |path: &str| Some(path.to_owned());
+    assert_eq!(paths(""), (None, None));
+    assert_eq!(paths("http: {debug: {addr: ':5001'}}"), (None, some("/metrics")));
+    assert_eq!(paths("http: {debug: {prometheus: {enabled: true, path: /m}}}"), (some("/m"), None));
+    assert_eq!(
+        paths("http: {debug: {addr: ':5001', prometheus: {enabled: true}}}"),
+        (None, some("/metrics"))
+    );
+    assert_eq!(paths("http: {debug: {addr: ':5001', prometheus: {enabled: false}}}"), (None, None));
+    for taken in ["/", "/v2", "/v2/x", "/healthz", "/readyz/"] {
+        let problems = problems(&format!("http: {{debug: {{prometheus: {{path: {taken}}}}}}}"));
+        assert!(problems[0].contains("http.debug.prometheus.path: something else"), "{problems:?}");
     }
 }
 

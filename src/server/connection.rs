@@ -66,6 +66,7 @@ pub(super) struct Accepted {
 /// Serves one client until it leaves. Once `stopping` is cancelled only the requests under way are finished.
 pub(super) async fn serve(shared: Arc<Shared>, accepted: Accepted, stopping: CancellationToken) {
     let Accepted { stream, address, tls, place } = accepted;
+    let _open = shared.metrics.connection();
     let mut socket = Socket::new(stream, shared.idle_body_timeout);
     let unread = socket.unread_body();
     let activity = Arc::new(Activity::default());

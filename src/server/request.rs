@@ -9,32 +9,30 @@ use std::pin::Pin;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, LazyLock};
 use std::task::{Context, Poll, ready};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use axum::body::Body as RouterBody;
 use axum::response::IntoResponse;
 use bytes::Bytes;
 use http::uri::Scheme;
-use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Response, StatusCode, Uri, Version, header};
+use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Response, Version, header};
 use http_body::{Body, Frame, SizeHint};
 use hyper::body::Incoming;
 use rustls::pki_types::CertificateDer;
 use tokio::sync::OwnedSemaphorePermit;
 use tower::ServiceExt;
-use tracing::{Instrument, Level, Span};
+use tracing::field::Empty;
+use tracing::{Instrument, Span};
 
 use super::limits::{Patience, TooMany};
+use super::record::{Particulars, Record};
 use super::sendfile::SendfileQueue;
 use super::socket::UnreadBody;
 use super::{Activity, Shared};
 use crate::api::error::ApiError;
-use crate::health;
 
 /// The header that names a request, in both directions.
 pub const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
-
-/// The target of the events that make up the access log, at level `info`.
-pub const ACCESS_LOG: &str = "access";
 
 /// When those who were refused are told to come back.
 const RETRY_AFTER: Duration = Duration::from_secs(1);
@@ -52,7 +50,7 @@ pub struct Peer {
 
 /// Names one request, in logs and in answers. Its text is made only where it is needed.
 #[derive(Clone, Debug)]
-struct RequestId(Id);
+pub(super) struct RequestId(Id);
 
 #[derive(Clone, Debug)]
 enum Id {
@@ -116,20 +114,30 @@ pub(super) async fn answer(
     let (mut head, incoming) = request.into_parts();
     let id = RequestId::of(&head.headers);
     let under_way = UnderWay::begin(&connection.activity);
-    let mut line = AccessLine::begin(&id, &connection.peer, &head);
+    let mut record = Record::begin(&shared.metrics, &id, &connection.peer, &head);
     let version = head.version;
 
     let has_body = !incoming.is_end_stream();
     connection.unread.set(has_body);
     let body = if has_body {
         let patience = Patience::new(shared.idle_body_timeout);
-        RouterBody::new(RequestBody { incoming, patience, unread: connection.unread.clone() })
+        let (unread, particulars) = (connection.unread.clone(), Arc::clone(record.particulars()));
+        RouterBody::new(RequestBody { incoming, patience, unread, particulars })
     } else {
         RouterBody::empty()
     };
-    let (mut response, turn) = match turn(&shared, &connection, &head.method, &head.uri).await {
+    let watched = shared.watched(head.uri.path());
+    if let Some(route) = watched {
+        record.particulars().has_route(route);
+    }
+    let turn = match watched {
+        Some(_) => Ok(None),
+        None => turn(&shared, &connection, &head.method).await,
+    };
+    let (mut response, turn) = match turn {
         Ok(turn) => {
             let span = span(&id, &head.method);
+            head.extensions.insert(Arc::clone(record.particulars()));
             head.extensions.insert(Arc::clone(&connection.peer));
             if connection.peer.encrypted {
                 // What HTTP/1.1 does not say, and absolute URLs in answers need to know.
@@ -161,10 +169,8 @@ pub(super) async fn answer(
     if connection.is_spare && version < Version::HTTP_2 {
         headers.insert(header::CONNECTION, HeaderValue::from_static("close"));
     }
-    if let Some(line) = &mut line {
-        line.status = status;
-    }
-    Ok(response.map(|body| ResponseBody { body, line, _turn: turn, _under_way: under_way }))
+    record.answered(status);
+    Ok(response.map(|body| ResponseBody { body, record, _turn: turn, _under_way: under_way }))
 }
 
 /// Waits until the request may be served; the permit, where one is needed, is for as long as it is.
@@ -172,11 +178,7 @@ async fn turn(
     shared: &Shared,
     connection: &Connection,
     method: &Method,
-    uri: &Uri,
 ) -> Result<Option<OwnedSemaphorePermit>, TooMany> {
-    if health::is_about_health(uri.path()) {
-        return Ok(None);
-    }
     if connection.is_spare {
         return Err(TooMany);
     }
@@ -188,7 +190,15 @@ async fn turn(
 }
 
 fn span(id: &RequestId, method: &Method) -> Span {
-    tracing::info_span!("request", request.id = %id, http.method = %method)
+    tracing::info_span!(
+        "request",
+        request.id = %id,
+        http.method = %method,
+        http.route = Empty,
+        repository = Empty,
+        digest = Empty,
+        caller.name = Empty,
+    )
 }
 
 /// Logs why a request failed, if that is ours to mend; the client was told no more than that it did.
@@ -207,6 +217,7 @@ struct RequestBody {
     incoming: Incoming,
     patience: Patience,
     unread: UnreadBody,
+    particulars: Arc<Particulars>,
 }
 
 impl Body for RequestBody {
@@ -217,12 +228,14 @@ impl Body for RequestBody {
         self: Pin<&mut Self>,
         context: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, io::Error>>> {
-        let Self { incoming, patience, unread } = self.get_mut();
+        let Self { incoming, patience, unread, particulars } = self.get_mut();
         let frame =
             Pin::new(incoming).poll_frame(context).map(|frame| frame.transpose().map_err(io::Error::other));
         let frame = ready!(patience.poll(context, frame));
-        if let Ok(None) = frame {
-            unread.set(false);
+        match &frame {
+            Ok(Some(frame)) => particulars.received(frame.data_ref().map_or(0, Bytes::len)),
+            Ok(None) => unread.set(false),
+            Err(_) => {}
         }
         Poll::Ready(frame.transpose())
     }
@@ -246,7 +259,7 @@ impl Drop for RequestBody {
 #[derive(Debug)]
 pub(super) struct ResponseBody {
     body: RouterBody,
-    line: Option<Box<AccessLine>>,
+    record: Record,
     _turn: Option<OwnedSemaphorePermit>,
     _under_way: UnderWay,
 }
@@ -259,10 +272,10 @@ impl Body for ResponseBody {
         self: Pin<&mut Self>,
         context: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, axum::Error>>> {
-        let Self { body, line, .. } = self.get_mut();
+        let Self { body, record, .. } = self.get_mut();
         let frame = ready!(Pin::new(body).poll_frame(context));
-        if let (Some(line), Some(Ok(frame))) = (line, &frame) {
-            line.sent_bytes += frame.data_ref().map_or(0, |data| data.len() as u64);
+        if let Some(Ok(frame)) = &frame {
+            record.sent(frame.data_ref().map_or(0, Bytes::len));
         }
         Poll::Ready(frame)
     }
@@ -290,56 +303,5 @@ impl UnderWay {
 impl Drop for UnderWay {
     fn drop(&mut self) {
         self.0.end();
-    }
-}
-
-/// A request's line in the access log, written when the answer has been sent or cannot be any more.
-#[derive(Debug)]
-struct AccessLine {
-    id: RequestId,
-    peer: Arc<Peer>,
-    method: Method,
-    uri: Uri,
-    user_agent: Option<HeaderValue>,
-    began: Instant,
-    /// 499, as nginx has it, until there is an answer: the client did not wait for it.
-    status: StatusCode,
-    sent_bytes: u64,
-}
-
-impl AccessLine {
-    /// Gives `None` where nobody listens.
-    fn begin(id: &RequestId, peer: &Arc<Peer>, head: &http::request::Parts) -> Option<Box<Self>> {
-        tracing::event_enabled!(target: ACCESS_LOG, Level::INFO).then(|| {
-            Box::new(Self {
-                id: id.clone(),
-                peer: Arc::clone(peer),
-                method: head.method.clone(),
-                uri: head.uri.clone(),
-                user_agent: head.headers.get(header::USER_AGENT).cloned(),
-                began: Instant::now(),
-                status: StatusCode::from_u16(499).expect("499 has three digits"),
-                sent_bytes: 0,
-            })
-        })
-    }
-}
-
-impl Drop for AccessLine {
-    fn drop(&mut self) {
-        // Not the query: it may hold what only the client and we may know.
-        tracing::event!(
-            target: ACCESS_LOG,
-            Level::INFO,
-            request.id = %self.id,
-            client.address = self.peer.address.map(tracing::field::display),
-            http.method = %self.method,
-            http.path = self.uri.path(),
-            http.status = self.status.as_u16(),
-            http.user_agent = self.user_agent.as_ref().and_then(|value| value.to_str().ok()),
-            sent_bytes = self.sent_bytes,
-            duration_ms = self.began.elapsed().as_secs_f64() * 1000.0,
-            "request",
-        );
     }
 }

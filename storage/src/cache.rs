@@ -7,8 +7,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
-use quick_cache::Weighter;
 use quick_cache::sync::Cache;
+use quick_cache::{UnitWeighter, Weighter};
 
 use crate::digest::Digest;
 use crate::manifest::ReferrerDescriptor;
@@ -21,9 +21,9 @@ use crate::tag::Tag;
 #[derive(Debug)]
 pub(crate) struct Caches {
     /// Manifests by digest. Whether a repository holds one is another question.
-    pub(crate) manifests: Cache<Digest, Arc<StoredManifest>, ByBytes>,
+    pub(crate) manifests: Counted<Digest, Arc<StoredManifest>, ByBytes>,
     /// Descriptors of manifests that have a subject, by the manifest's digest.
-    pub(crate) referrers: Cache<Digest, Arc<ReferrerDescriptor>>,
+    pub(crate) referrers: Counted<Digest, Arc<ReferrerDescriptor>>,
     /// What a tag points at.
     pub(crate) tags: Lookups<(RepositoryName, Tag)>,
     /// What the link of a blob says.
@@ -32,10 +32,64 @@ pub(crate) struct Caches {
     pub(crate) revisions: Lookups<(RepositoryName, Digest)>,
 }
 
+/// How a cache was used since it was made, and what it holds.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub struct CacheUse {
+    /// What it remembers: `manifests`, `referrers`, `tags`, `layers` or `revisions`.
+    pub name: &'static str,
+    /// How often it had what was asked for.
+    pub hits: u64,
+    /// How often it had not, or only what was too old.
+    pub misses: u64,
+    /// How many things it holds.
+    pub entries: u64,
+    /// How many bytes that is, where its size is limited by them.
+    pub bytes: Option<u64>,
+}
+
+/// A cache that counts how often it had what was asked for.
+#[derive(Debug)]
+pub(crate) struct Counted<K, V, W = UnitWeighter> {
+    entries: Cache<K, V, W>,
+    hits: AtomicU64,
+    misses: AtomicU64,
+}
+
+impl<K: Eq + Hash, V: Clone, W: Weighter<K, V> + Clone> Counted<K, V, W> {
+    fn new(entries: Cache<K, V, W>) -> Self {
+        Self { entries, hits: AtomicU64::new(0), misses: AtomicU64::new(0) }
+    }
+
+    pub(crate) fn get(&self, key: &K) -> Option<V> {
+        self.get_if(key, |_| true)
+    }
+
+    fn get_if(&self, key: &K, is_good: impl FnOnce(&V) -> bool) -> Option<V> {
+        let found = self.entries.get(key).filter(is_good);
+        let count = if found.is_some() { &self.hits } else { &self.misses };
+        count.fetch_add(1, Ordering::Relaxed);
+        found
+    }
+
+    pub(crate) fn insert(&self, key: K, value: V) {
+        self.entries.insert(key, value);
+    }
+
+    fn usage(&self, name: &'static str) -> CacheUse {
+        CacheUse {
+            name,
+            hits: self.hits.load(Ordering::Relaxed),
+            misses: self.misses.load(Ordering::Relaxed),
+            entries: self.entries.len() as u64,
+            bytes: None,
+        }
+    }
+}
+
 /// Links that were read lately.
 #[derive(Debug)]
 pub(crate) struct Lookups<K: Eq + Hash + Clone> {
-    entries: Cache<K, (Digest, Instant)>,
+    entries: Counted<K, (Digest, Instant)>,
     lifetime: Duration,
     /// Counts the changes made here, so that a slow reader does not put back what was changed while it read.
     changes: AtomicU64,
@@ -58,24 +112,36 @@ impl Caches {
             usize::try_from(options.manifest_cache_bytes / TYPICAL_MANIFEST_BYTES).unwrap_or(usize::MAX);
         let entries = options.lookup_cache_entries;
         Self {
-            manifests: Cache::with_weighter(typical, options.manifest_cache_bytes, ByBytes),
-            referrers: Cache::new(entries),
+            manifests: Counted::new(Cache::with_weighter(typical, options.manifest_cache_bytes, ByBytes)),
+            referrers: Counted::new(Cache::new(entries)),
             tags: Lookups::new(entries, options.tag_lifetime),
             layers: Lookups::new(entries, options.membership_lifetime),
             revisions: Lookups::new(entries, options.membership_lifetime),
         }
     }
+
+    /// How each was used.
+    pub(crate) fn usage(&self) -> [CacheUse; 5] {
+        let bytes = Some(self.manifests.entries.weight());
+        [
+            CacheUse { bytes, ..self.manifests.usage("manifests") },
+            self.referrers.usage("referrers"),
+            self.tags.entries.usage("tags"),
+            self.layers.entries.usage("layers"),
+            self.revisions.entries.usage("revisions"),
+        ]
+    }
 }
 
 impl<K: Eq + Hash + Clone> Lookups<K> {
     fn new(entries: usize, lifetime: Duration) -> Self {
-        Self { entries: Cache::new(entries), lifetime, changes: AtomicU64::new(0) }
+        Self { entries: Counted::new(Cache::new(entries)), lifetime, changes: AtomicU64::new(0) }
     }
 
     /// What was remembered under `key`, if it is recent enough.
     pub(crate) fn get(&self, key: &K) -> Option<Digest> {
-        let (digest, read_at) = self.entries.get(key)?;
-        (read_at.elapsed() < self.lifetime).then_some(digest)
+        let is_recent = |(_, read_at): &(Digest, Instant)| read_at.elapsed() < self.lifetime;
+        self.entries.get_if(key, is_recent).map(|(digest, _)| digest)
     }
 
     /// To be called before a link is read that will be handed to [`Lookups::remember`].
@@ -90,14 +156,14 @@ impl<K: Eq + Hash + Clone> Lookups<K> {
         }
         self.entries.insert(key.clone(), (digest, since.1));
         if self.changes.load(Ordering::Acquire) != since.0 {
-            self.entries.remove(&key);
+            self.entries.entries.remove(&key);
         }
     }
 
     /// Forgets `key`. To be called after its link was written or removed.
     pub(crate) fn forget(&self, key: &K) {
         self.changes.fetch_add(1, Ordering::AcqRel);
-        self.entries.remove(key);
+        self.entries.entries.remove(key);
     }
 }
 

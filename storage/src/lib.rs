@@ -26,6 +26,7 @@ mod tags;
 mod uploads;
 
 pub use blobs::Blob;
+pub use cache::CacheUse;
 pub use catalog::CatalogPage;
 pub use digest::{Algorithm, Digest, DigestError, HashState, HashStateError, Hasher};
 pub use layout::{UploadId, UploadIdError};
@@ -36,4 +37,4 @@ pub use registry::{AnyRepository, Deleter, Reader, Registry, RegistryOptions, Wr
 pub use repository_name::{RepositoryName, RepositoryNameError};
 pub use tag::{Tag, TagError};
 pub use tags::TagPage;
-pub use uploads::{FinishError, Purge, ReceiveError, Upload};
+pub use uploads::{FinishError, Purge, ReceiveError, Upload, UploadUse};

@@ -4,12 +4,13 @@
 //! repository, for one kind of act; their methods live with the nouns: `blobs`, `uploads`, `manifests`, `tags`, `referrers`.
 
 use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
 use std::time::Duration;
 
 use tokio::sync::Semaphore;
 
 use crate::backend::{Backend, BackendError};
-use crate::cache::Caches;
+use crate::cache::{CacheUse, Caches};
 use crate::repository_name::RepositoryName;
 use crate::uploads::BATCH_BYTES;
 
@@ -54,6 +55,9 @@ pub(crate) struct Inner {
     pub(crate) caches: Caches,
     /// One permit a byte that may wait in memory to be written.
     pub(crate) upload_budget: Arc<Semaphore>,
+    /// How many permits there are.
+    pub(crate) upload_buffer_bytes: usize,
+    pub(crate) open_uploads: Arc<AtomicU64>,
 }
 
 /// May read one repository.
@@ -80,9 +84,10 @@ impl Registry {
     pub fn new(backend: Arc<dyn Backend>, options: RegistryOptions) -> Self {
         let caches = Caches::new(&options);
         // With less than one batch no upload could begin.
-        let budget = options.upload_buffer_bytes.clamp(BATCH_BYTES, Semaphore::MAX_PERMITS);
-        let upload_budget = Arc::new(Semaphore::new(budget));
-        Self(Arc::new(Inner { backend, options, caches, upload_budget }))
+        let upload_buffer_bytes = options.upload_buffer_bytes.clamp(BATCH_BYTES, Semaphore::MAX_PERMITS);
+        let upload_budget = Arc::new(Semaphore::new(upload_buffer_bytes));
+        let open_uploads = Arc::default();
+        Self(Arc::new(Inner { backend, options, caches, upload_budget, upload_buffer_bytes, open_uploads }))
     }
 
     /// A permit to read `repository`, which need not exist.
@@ -103,6 +108,11 @@ impl Registry {
     /// A permit to take any blob without naming where it lies.
     pub fn any_repository(&self) -> AnyRepository {
         AnyRepository(())
+    }
+
+    /// How each of the caches was used until now.
+    pub fn cache_usage(&self) -> [CacheUse; 5] {
+        self.0.caches.usage()
     }
 
     /// Makes sure that the backend answers and may be written to.

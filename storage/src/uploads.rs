@@ -1,6 +1,7 @@
 //! Uploads: blobs on their way in, hashed as they arrive, resumed from checkpoints that hold bytes and hash state together.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, SystemTime};
 
 use bytes::Bytes;
@@ -12,7 +13,7 @@ use crate::backend::{BackendError, Content, Object, Stage, UploadStatus};
 use crate::catalog::Walk;
 use crate::digest::{Algorithm, Digest, Hasher};
 use crate::layout::{self, UploadId, UploadKey};
-use crate::registry::{Registry, Writer};
+use crate::registry::{Inner, Registry, Writer};
 
 /// Bytes are written in batches of this size, which begin at multiples of it: the page cache then keeps them in large pieces, which
 /// cost less to write, and to send later, than pages do.
@@ -31,6 +32,33 @@ pub struct Upload {
     stage: Box<dyn Stage>,
     hasher: Hasher,
     checkpointed: u64,
+    _open: Open,
+}
+
+/// What the uploads that are open for writing take up.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub struct UploadUse {
+    /// How many are open here. Between its requests an upload is not.
+    pub open: u64,
+    /// Bytes that have arrived and are not yet written.
+    pub buffered_bytes: u64,
+}
+
+/// Counts one upload among those that are open.
+#[derive(Debug)]
+struct Open(Arc<AtomicU64>);
+
+impl Open {
+    fn new(count: &Arc<AtomicU64>) -> Self {
+        count.fetch_add(1, Ordering::Relaxed);
+        Self(Arc::clone(count))
+    }
+}
+
+impl Drop for Open {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
+    }
 }
 
 /// Why bytes were not taken in.
@@ -90,7 +118,8 @@ impl Writer {
     pub async fn resume_upload(&self, id: UploadId) -> Result<Option<Upload>, BackendError> {
         let Some(stage) = self.0.backend().stage(&self.upload_key(id)).await? else { return Ok(None) };
         let hasher = Hasher::resume(stage.resumed_from());
-        Ok(Some(Upload { writer: self.clone(), checkpointed: hasher.bytes(), stage, hasher }))
+        let open = Open::new(&self.0.registry.open_uploads);
+        Ok(Some(Upload { writer: self.clone(), checkpointed: hasher.bytes(), stage, hasher, _open: open }))
     }
 
     fn upload_key(&self, id: UploadId) -> UploadKey {
@@ -188,6 +217,15 @@ impl Upload {
 }
 
 impl Registry {
+    /// What uploads take up now.
+    pub fn upload_usage(&self) -> UploadUse {
+        let Inner { open_uploads, upload_budget, upload_buffer_bytes, .. } = &*self.0;
+        UploadUse {
+            open: open_uploads.load(Ordering::Relaxed),
+            buffered_bytes: (upload_buffer_bytes - upload_budget.available_permits()) as u64,
+        }
+    }
+
     /// Finds every upload that was last written to before `deadline`, does `what` to it, and answers how many those were. An upload that cannot be
     /// judged or removed is logged and left for the next time.
     pub async fn purge_uploads(&self, deadline: SystemTime, what: Purge) -> Result<usize, BackendError> {

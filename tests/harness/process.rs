@@ -4,13 +4,15 @@ use std::{
     io::{BufRead, BufReader, pipe},
     os::unix::process::CommandExt,
     process::{Child, Command},
-    sync::{Arc, Mutex, PoisonError},
     thread,
     time::Duration,
 };
 
 use rustix::process::{Pid, Signal, kill_process, kill_process_group};
-use tokio::{sync::oneshot, time::timeout};
+use tokio::{
+    sync::{oneshot, watch},
+    time::timeout,
+};
 
 /// How long a program may take to start, or to stop. It takes milliseconds, but the machine may be busy.
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -18,7 +20,7 @@ const PATIENCE: Duration = Duration::from_secs(60);
 /// A running program and all that it starts: a process group, killed when dropped.
 pub(crate) struct Process {
     child: Option<Child>,
-    log: Arc<Mutex<Vec<String>>>,
+    log: watch::Receiver<Vec<String>>,
 }
 
 impl Process {
@@ -35,10 +37,10 @@ impl Process {
             .process_group(0)
             .spawn()
             .unwrap_or_else(|error| panic!("{command:?} does not start: {error}"));
-        let process = Self { child: Some(child), log: Arc::default() };
+        let (lines, log) = watch::channel(Vec::new());
+        let process = Self { child: Some(child), log };
         drop(command); // It holds the pipe open, whose end tells that the program has ended.
 
-        let log = Arc::clone(&process.log);
         thread::spawn(move || {
             let mut found = Some(found);
             for line in BufReader::new(output).lines().map_while(Result::ok) {
@@ -47,7 +49,7 @@ impl Process {
                 {
                     let _ = found.send(finding); // Nobody listens any longer once the test has given up.
                 }
-                log.lock().unwrap_or_else(PoisonError::into_inner).push(line);
+                lines.send_modify(|log| log.push(line));
             }
         });
         match timeout(PATIENCE, finding).await {
@@ -57,10 +59,24 @@ impl Process {
         }
     }
 
+    /// Waits for a line of the program's output in which `pick` finds something.
+    pub(crate) async fn line<T>(&self, pick: impl Fn(&str) -> Option<T>) -> T {
+        let mut log = self.log.clone();
+        let find = |log: &Vec<String>| log.iter().find_map(|line| pick(line));
+        let log = timeout(PATIENCE, log.wait_for(|log| find(log).is_some())).await;
+        find(&log.expect("the line is written").expect("the program runs")).expect("it was just found")
+    }
+
+    /// Asks the program to stop.
+    pub(crate) fn ask_to_stop(&self) {
+        let child = self.child.as_ref().expect("a program is stopped once");
+        kill_process(Pid::from_child(child), Signal::TERM).expect("the program runs");
+    }
+
     /// Asks the program to stop, and returns once it has.
     pub(crate) async fn stop(mut self) {
+        self.ask_to_stop();
         let mut child = self.child.take().expect("a program is stopped once");
-        kill_process(Pid::from_child(&child), Signal::TERM).expect("the program runs");
         let wait = tokio::task::spawn_blocking(move || child.wait());
         let status = timeout(PATIENCE, wait).await.expect("the program stops").unwrap().unwrap();
         assert!(status.success(), "the program stopped with {status}");
@@ -79,7 +95,7 @@ impl Drop for Process {
     fn drop(&mut self) {
         self.kill();
         if thread::panicking() {
-            let log = self.log.lock().unwrap_or_else(PoisonError::into_inner);
+            let log = self.log.borrow();
             eprintln!("the program's last lines:\n{}", log[log.len().saturating_sub(60)..].join("\n"));
         }
     }

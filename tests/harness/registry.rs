@@ -9,6 +9,7 @@ use std::{
 };
 
 use serde_json::{Value, json};
+use storage::Digest;
 use tempfile::TempDir;
 
 use super::{User, Workstation, process::Process, wire::Wire};
@@ -69,6 +70,12 @@ impl TestRegistry {
         self.folder.path().join("data/docker/registry/v2")
     }
 
+    /// The file that holds the bytes of a sha256 blob.
+    pub(crate) fn blob(&self, digest: &Digest) -> PathBuf {
+        let hex = digest.hex().to_string();
+        self.data().join("blobs/sha256").join(&hex[..2]).join(hex).join("data")
+    }
+
     /// Kills the server as a power cut would, and starts it again on what it left.
     pub(crate) async fn restart(mut self) -> Self {
         self.server.kill();
@@ -99,6 +106,22 @@ impl TestRegistry {
         command.env("OTEL_TRACES_EXPORTER", "none"); // distribution 3 looks for a collector otherwise
         let (server, address) = Process::start(command, address_in).await;
         Self { program, settings, folder, server, address }
+    }
+
+    /// Asks the server to stop.
+    pub(crate) fn ask_to_stop(&self) {
+        self.server.ask_to_stop();
+    }
+
+    /// Waits for a line of the server's log that contains `words`.
+    pub(crate) async fn line_with(&self, words: &str) -> String {
+        self.server.line(|line| line.contains(words).then(|| line.to_owned())).await
+    }
+
+    /// Waits for a line of the server's log, which is JSON, that has all of these fields.
+    pub(crate) async fn log_line(&self, fields: &[(&str, &str)]) -> Value {
+        let has = |line: &Value| fields.iter().all(|(name, value)| line[*name] == *value);
+        self.server.line(|line| serde_json::from_str(line).ok().filter(has)).await
     }
 
     /// `HOST:PORT`, as it stands in the name of an image.

@@ -10,20 +10,44 @@ use super::{BackendError, Fault};
 #[derive(Debug, Default)]
 pub struct Counters([Counter; Verb::ALL.len()]);
 
+/// The times by which calls are told apart, from a file in memory to a store that hardly answers.
+pub const BOUNDS: [Duration; 12] = [
+    Duration::from_micros(100),
+    Duration::from_micros(500),
+    Duration::from_millis(1),
+    Duration::from_millis(5),
+    Duration::from_millis(10),
+    Duration::from_millis(50),
+    Duration::from_millis(100),
+    Duration::from_millis(500),
+    Duration::from_secs(1),
+    Duration::from_secs(5),
+    Duration::from_secs(10),
+    Duration::from_secs(60),
+];
+
 /// What was counted of one verb since the counters were made. Each number only grows.
 #[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
 pub struct Count {
-    /// Calls that were answered, well or not. One that its caller dropped is not counted.
-    pub calls: u64,
+    /// Calls that were answered, well or not, by how long it took: up to each of [`BOUNDS`] and longer than the one before, and
+    /// longer than all of them. One that its caller dropped is not counted.
+    pub calls: [u64; BOUNDS.len() + 1],
     /// Calls that the store failed. To say that something is busy or too large is no failure.
     pub errors: u64,
     /// How long the answers took altogether.
     pub time: Duration,
 }
 
+impl Count {
+    /// All calls that were answered.
+    pub fn total(&self) -> u64 {
+        self.calls.iter().sum()
+    }
+}
+
 #[derive(Debug, Default)]
 struct Counter {
-    calls: AtomicU64,
+    calls: [AtomicU64; BOUNDS.len() + 1],
     errors: AtomicU64,
     nanoseconds: AtomicU64,
 }
@@ -57,12 +81,13 @@ impl Counter {
         let nanoseconds = u64::try_from(time.as_nanos()).unwrap_or(u64::MAX);
         self.nanoseconds.fetch_add(nanoseconds, Ordering::Relaxed);
         self.errors.fetch_add(failed.into(), Ordering::Relaxed);
-        self.calls.fetch_add(1, Ordering::Relaxed);
+        let bucket = BOUNDS.partition_point(|bound| *bound < time);
+        self.calls[bucket].fetch_add(1, Ordering::Relaxed);
     }
 
     fn read(&self) -> Count {
         Count {
-            calls: self.calls.load(Ordering::Relaxed),
+            calls: self.calls.each_ref().map(|calls| calls.load(Ordering::Relaxed)),
             errors: self.errors.load(Ordering::Relaxed),
             time: Duration::from_nanos(self.nanoseconds.load(Ordering::Relaxed)),
         }
@@ -92,11 +117,20 @@ mod tests {
         faults.fail(0, Failure { fault: Fault::Full, moment: Moment::Before });
         assert!(backend.write(&key, "12345".into()).await.is_err());
 
-        let counted: Vec<_> = counters.counts().filter(|(_, count)| count.calls > 0).collect();
+        let counted: Vec<_> = counters.counts().filter(|(_, count)| count.total() > 0).collect();
         let [(Verb::Read, read), (Verb::Write, written)] = counted[..] else { panic!("{counted:?}") };
-        assert_eq!((read.calls, read.errors), (1, 0));
-        assert_eq!((written.calls, written.errors), (3, 1));
+        assert_eq!((read.total(), read.errors), (1, 0));
+        assert_eq!((written.total(), written.errors), (3, 1));
         assert!(written.time > Duration::ZERO);
+    }
+
+    #[test]
+    fn a_call_counts_below_the_first_bound_that_it_does_not_exceed() {
+        let counter = Counter::default();
+        let times = [Duration::ZERO, BOUNDS[0], BOUNDS[0] + Duration::from_nanos(1), Duration::from_secs(61)];
+        times.iter().for_each(|time| counter.add(*time, false));
+        let calls = counter.read().calls;
+        assert_eq!((calls[0], calls[1], calls[BOUNDS.len()]), (2, 1, 1));
     }
 
     #[test]
