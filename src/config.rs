@@ -623,7 +623,7 @@ pub enum Auth {
     #[default]
     Anyone,
     /// Whoever may, by what they log in with.
-    Login(Login),
+    Login(Box<Login>),
 }
 
 /// How people log in, and what decides what they may.

@@ -556,7 +556,7 @@ impl Auth {
         if open && (has_kubernetes || has_htpasswd) {
             auth.problem("none", "logins are configured beside it; remove one of the two".to_owned());
         }
-        if has_kubernetes || has_htpasswd { Self::Login(login) } else { Self::Anyone }
+        if has_kubernetes || has_htpasswd { Self::Login(Box::new(login)) } else { Self::Anyone }
     }
 }
 
