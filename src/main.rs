@@ -5,6 +5,7 @@ use std::process::ExitCode;
 
 use clap::Parser;
 use wharf::commands::{self, Arguments, Command, ConfigCommand};
+use wharf::traces::Traces;
 
 fn main() -> ExitCode {
     match run(Arguments::parse().command) {
@@ -22,12 +23,17 @@ fn run(command: Command) -> anyhow::Result<()> {
     match command {
         Command::Serve(arguments) => {
             let loaded = commands::configuration(arguments.path())?;
-            wharf::logging::init(&loaded.config.log);
+            let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
+            let traces = Traces::start(loaded.config.traces.as_ref(), runtime.handle())?;
+            wharf::logging::init(&loaded.config.log, traces.as_ref());
             for warning in &loaded.warnings {
                 tracing::warn!("{warning}");
             }
-            let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
-            runtime.block_on(commands::serve::serve(loaded.config))
+            let served = runtime.block_on(commands::serve::serve(loaded.config));
+            if let Some(traces) = traces {
+                traces.finish();
+            }
+            served
         }
         Command::Config(ConfigCommand::Check { file }) => {
             Ok(commands::config::check(&commands::configuration(Some(file))?)?)

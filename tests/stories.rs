@@ -6,4 +6,5 @@ mod logs;
 mod metrics;
 mod ranges;
 mod restarts;
+mod traces;
 mod uploads;
