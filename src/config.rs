@@ -122,6 +122,8 @@ pub struct Config {
     pub tags: Tags,
     /// What is written to standard error.
     pub log: Log,
+    /// The collector that is sent traces; without one the environment may name it.
+    pub traces: Option<Uri>,
     /// What readiness looks at.
     pub health: Health,
     /// Who is let in.

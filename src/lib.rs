@@ -10,3 +10,4 @@ pub mod login;
 pub mod metrics;
 pub mod route;
 pub mod server;
+pub mod traces;

@@ -2,6 +2,7 @@
 
 use std::fmt;
 use std::io::{self, IsTerminal};
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use serde_json::Value;
 use tracing::{Event, Level, Subscriber};
@@ -14,9 +15,19 @@ use tracing_subscriber::registry::LookupSpan;
 use tracing_subscriber::util::SubscriberInitExt;
 
 use crate::config::{Log, LogFormat, LogLevel};
+use crate::traces::Traces;
 
-/// Sets up logging for the process, once.
-pub fn init(log: &Log) {
+static ACCESS: AtomicBool = AtomicBool::new(false);
+
+/// Whether there is a line for each request.
+///
+/// The subscriber is not asked: with a filter for each layer, a question that no event follows spoils the answer for the next span.
+pub fn keeps_access_log() -> bool {
+    ACCESS.load(Ordering::Relaxed)
+}
+
+/// Sets up logging for the process, once, and traces beside it if there are any.
+pub fn init(log: &Log, traces: Option<&Traces>) {
     let level = match log.level {
         LogLevel::Error => Level::ERROR,
         LogLevel::Warn => Level::WARN,
@@ -24,6 +35,7 @@ pub fn init(log: &Log) {
         LogLevel::Debug => Level::DEBUG,
     };
     let mut targets = Targets::new().with_default(Level::WARN.min(level)).with_target("wharf", level);
+    ACCESS.store(log.access, Ordering::Relaxed);
     if log.access {
         targets = targets.with_target(crate::server::ACCESS_LOG, Level::INFO);
     }
@@ -41,7 +53,7 @@ pub fn init(log: &Log) {
         let stamped = Stamped { format, stamp: Stamp::json(&log.fields) };
         layer.event_format(stamped).fmt_fields(JsonFields::new()).with_filter(targets).boxed()
     };
-    tracing_subscriber::registry().with(layer).init();
+    tracing_subscriber::registry().with(layer).with(traces.map(Traces::layer)).init();
 }
 
 /// Writes lines as `format` does, with the same fields on each.

@@ -5,6 +5,7 @@ use std::process::ExitCode;
 
 use clap::Parser;
 use wharf::commands::{self, Arguments, Command, ConfigCommand};
+use wharf::traces::Traces;
 
 /// How many threads wait for disks, and hash, at once. What is more waits for its turn: a disk is not faster for being asked
 /// by more of them, and each takes memory.
@@ -26,15 +27,20 @@ fn run(command: Command) -> anyhow::Result<()> {
     match command {
         Command::Serve(arguments) => {
             let loaded = commands::configuration(arguments.path())?;
-            wharf::logging::init(&loaded.config.log);
-            for warning in &loaded.warnings {
-                tracing::warn!("{warning}");
-            }
             let runtime = tokio::runtime::Builder::new_multi_thread()
                 .enable_all()
                 .max_blocking_threads(BLOCKING_THREADS)
                 .build()?;
-            runtime.block_on(commands::serve::serve(loaded.config))
+            let traces = Traces::start(loaded.config.traces.as_ref(), runtime.handle())?;
+            wharf::logging::init(&loaded.config.log, traces.as_ref());
+            for warning in &loaded.warnings {
+                tracing::warn!("{warning}");
+            }
+            let served = runtime.block_on(commands::serve::serve(loaded.config));
+            if let Some(traces) = traces {
+                traces.finish();
+            }
+            served
         }
         Command::Config(ConfigCommand::Check { file }) => {
             Ok(commands::config::check(&commands::configuration(Some(file))?)?)

@@ -7,4 +7,5 @@ mod metrics;
 mod permission;
 mod ranges;
 mod restarts;
+mod traces;
 mod uploads;

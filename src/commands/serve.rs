@@ -31,6 +31,7 @@ use crate::login::challenge::Challenge;
 use crate::login::{Login, TOKEN_PATHS};
 use crate::metrics::{Measured, Metrics};
 use crate::server::Server;
+use crate::traces::{self, Traced};
 
 /// Serves what `config` says until SIGTERM or SIGINT, then finishes what is under way.
 ///
@@ -39,6 +40,8 @@ use crate::server::Server;
 pub async fn serve(config: Config) -> anyhow::Result<()> {
     let storage = config.storage.clone();
     let backend = tokio::task::spawn_blocking(move || open_backend(&storage)).await??;
+    let backend =
+        if traces::are_on() { Arc::new(Surrounded::new(backend, Arc::new(Traced))) } else { backend };
     let counters = Arc::new(Counters::default());
     let backend = Arc::new(Surrounded::new(backend, Arc::clone(&counters)));
     let registry = Registry::new(backend, registry_options(&config));

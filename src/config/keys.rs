@@ -38,8 +38,15 @@ impl Config {
             tags: root.section("tags", |section| Tags::read(section, defaults.tags)),
             health: root.section("health", |section| Health::read(section, defaults.health)),
             log: Log::read(root, defaults.log),
+            traces: root.section("tracing", |tracing| {
+                tracing.section("otlp", |otlp| {
+                    otlp.optional(
+                        "endpoint",
+                        "The collector that is sent traces, as in `http://localhost:4318`: OTLP by HTTP, below `/v1/traces`. Without it, OpenTelemetry's variables may name one.",
+                    )
+                })
+            }),
         };
-        root.ignored("tracing", "this version sends no traces");
         root.ignored("notifications", "Wharf sends no events; the log has a line for each request");
         root.ignored("proxy", "Wharf does not fetch from other registries: it serves what was pushed to it");
         root.ignored("middleware", "Wharf serves blobs itself, without CDN, and has no plug-ins");

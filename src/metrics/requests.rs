@@ -42,7 +42,8 @@ impl KnownMethod {
         Self::ALL.into_iter().find(|known| known.as_str() == method.as_str()).unwrap_or(Self::Other)
     }
 
-    const fn as_str(self) -> &'static str {
+    /// Returns the method, or the word for all others.
+    pub const fn as_str(self) -> &'static str {
         match self {
             Self::Get => "GET",
             Self::Head => "HEAD",

@@ -10,8 +10,10 @@ use tracing::{Level, Span, field};
 
 use super::request::{Peer, RequestId};
 use crate::api::endpoint::Endpoint;
+use crate::logging;
 use crate::metrics::{KnownMethod, Metrics, UnderWay};
 use crate::route::Route;
+use crate::traces;
 
 /// The target of the events that make up the access log, at level `info`.
 pub const ACCESS_LOG: &str = "access";
@@ -80,6 +82,8 @@ pub(super) struct Record {
     status: StatusCode,
     sent_bytes: u64,
     line: Option<Box<AccessLine>>,
+    /// Open until now, so that the trace shows how long the answer took to be sent.
+    traced: Option<Span>,
     _under_way: UnderWay,
 }
 
@@ -98,12 +102,18 @@ impl Record {
             status: StatusCode::from_u16(499).expect("499 has three digits"),
             sent_bytes: 0,
             line,
+            traced: None,
             _under_way: metrics.request(),
         }
     }
 
     pub(super) fn particulars(&self) -> &Arc<Particulars> {
         &self.particulars
+    }
+
+    /// It is part of a trace.
+    pub(super) fn is_traced(&mut self, span: &Span) {
+        self.traced = Some(span.clone());
     }
 
     /// There is an answer, which is sent from now on.
@@ -120,10 +130,14 @@ impl Record {
 
 impl Drop for Record {
     fn drop(&mut self) {
-        let Self { particulars, began, status, sent_bytes, line, .. } = self;
+        let Self { particulars, began, status, sent_bytes, line, traced, .. } = self;
         let duration = began.elapsed();
         let counts = particulars.metrics.requests(particulars.route(), particulars.method);
         counts.answered(*status, duration);
+        if let Some(span) = traced {
+            let name = format!("{} {}", particulars.method.as_str(), particulars.route().as_str());
+            traces::end(span, name, *status);
+        }
         let Some(line) = line else { return };
         let (endpoint, caller) = match &particulars.names {
             Some(names) => (names.endpoint.get(), names.caller.get()),
@@ -163,7 +177,7 @@ struct AccessLine {
 impl AccessLine {
     /// Gives `None` where nobody listens.
     fn begin(id: &RequestId, peer: &Arc<Peer>, head: &Parts) -> Option<Box<Self>> {
-        tracing::event_enabled!(target: ACCESS_LOG, Level::INFO).then(|| {
+        logging::keeps_access_log().then(|| {
             Box::new(Self {
                 id: id.clone(),
                 peer: Arc::clone(peer),

@@ -30,6 +30,7 @@ use super::sendfile::SendfileQueue;
 use super::socket::UnreadBody;
 use super::{Activity, Shared};
 use crate::api::error::ApiError;
+use crate::traces;
 
 /// The header that names a request, in both directions.
 pub const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
@@ -137,6 +138,10 @@ pub(super) async fn answer(
     let (mut response, turn) = match turn {
         Ok(turn) => {
             let span = span(&id, &head.method);
+            if traces::are_on() {
+                traces::join(&span, &head.headers);
+                record.is_traced(&span);
+            }
             head.extensions.insert(Arc::clone(record.particulars()));
             head.extensions.insert(Arc::clone(&connection.peer));
             if connection.peer.encrypted {
@@ -198,6 +203,7 @@ fn span(id: &RequestId, method: &Method) -> Span {
         repository = Empty,
         digest = Empty,
         caller.name = Empty,
+        otel.kind = traces::are_on().then_some("server"),
     )
 }
 

@@ -103,7 +103,9 @@ impl TestRegistry {
         serde_json::to_writer_pretty(&file, &configuration).unwrap();
         let mut command = Command::new(&program);
         command.arg("serve").arg(file.into_temp_path().keep().unwrap());
-        command.env("OTEL_TRACES_EXPORTER", "none"); // distribution 3 looks for a collector otherwise
+        if program != wharf() {
+            command.env("OTEL_TRACES_EXPORTER", "none"); // distribution 3 looks for a collector otherwise
+        }
         let (server, address) = Process::start(command, address_in).await;
         Self { program, settings, folder, server, address }
     }
