@@ -8,6 +8,7 @@ mod file_body;
 mod limits;
 mod listener;
 mod page_cache;
+mod patient_streams;
 mod record;
 mod request;
 mod sendfile;
@@ -21,7 +22,7 @@ use std::time::Duration;
 use axum::Router;
 use http::HeaderMap;
 use hyper::server::conn::{http1, http2};
-use hyper_util::rt::{TokioExecutor, TokioTimer};
+use hyper_util::rt::TokioTimer;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
@@ -30,6 +31,7 @@ pub use self::file_body::FileBody;
 use self::limits::{ConnectionLimit, RequestLimit};
 pub use self::listener::BoundAddress;
 use self::listener::Listener;
+use self::patient_streams::PatientStreams;
 pub use self::record::{ACCESS_LOG, Particulars};
 pub use self::request::{Peer, REQUEST_ID};
 pub use self::sendfile::SendfileQueue;
@@ -212,7 +214,7 @@ struct Shared {
     reads: Option<RequestLimit>,
     writes: Option<RequestLimit>,
     http1: http1::Builder,
-    http2: http2::Builder<TokioExecutor>,
+    http2: http2::Builder<PatientStreams>,
 }
 
 impl Shared {
@@ -225,7 +227,7 @@ impl Shared {
             .header_read_timeout(limits.header_timeout)
             .max_header_size(header_bytes)
             .max_buf_size(header_bytes.max(READ_BYTES));
-        let mut http2 = http2::Builder::new(TokioExecutor::new());
+        let mut http2 = http2::Builder::new(PatientStreams { longest_write: limits.idle_body_timeout });
         http2
             .timer(TokioTimer::new())
             .max_header_list_size(u32::try_from(header_bytes).unwrap_or(u32::MAX))

@@ -14,6 +14,7 @@ mod curl;
 mod helm;
 mod logins;
 mod oras;
+mod own_image;
 mod podman;
 mod python;
 mod regctl;

@@ -1,4 +1,5 @@
 //! What must hold when things break: processes killed, disks full, clients gone.
 
+mod injected;
 mod killed;
 mod refused;

@@ -1,6 +1,7 @@
 //! The server below the routes, with routes of the tests' own: TLS, HTTP/2, request ids, and how it stops.
 
 mod http2;
+mod listeners;
 mod requests;
 mod stop;
 mod tls;

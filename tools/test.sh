@@ -4,7 +4,7 @@
 set -uo pipefail
 cd "$(dirname "$0")/.."
 
-for installer in debian go python; do
+for installer in debian go python static; do
     tools/$installer.sh || echo "tools/$installer.sh did not finish: tests that need what is missing are skipped"
 done
 WHARF_TEST_PROGRAMS=$(tools/go.sh folder)

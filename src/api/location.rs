@@ -52,15 +52,19 @@ impl Base {
     }
 }
 
-/// The scheme and host that the client used, as proxies tell it, or else the request itself.
+/// The scheme and host that the client used, as proxies tell it, or else the request itself. A proxy that writes `Forwarded`
+/// is not asked for the older headers, as in distribution.
 fn origin(request: &Parts) -> Option<String> {
-    let authority: Authority = match first(&request.headers, "x-forwarded-host")
-        .or_else(|| first(&request.headers, header::HOST.as_str()))
-    {
+    let headers = &request.headers;
+    let (host, scheme) = match headers.get(header::FORWARDED).and_then(|header| header.to_str().ok()) {
+        Some(header) => (forwarded(header, "host"), forwarded(header, "proto")),
+        None => (first(headers, "x-forwarded-host"), first(headers, "x-forwarded-proto")),
+    };
+    let authority: Authority = match host.or_else(|| first(headers, header::HOST.as_str())) {
         Some(host) => host.parse().ok()?,
         None => request.uri.authority()?.clone(),
     };
-    let scheme = match first(&request.headers, "x-forwarded-proto") {
+    let scheme = match scheme {
         Some("https") => Scheme::HTTPS,
         Some("http") => Scheme::HTTP,
         // HTTP/2 names it in the request; for HTTP/1.1 the connection knows.
@@ -72,6 +76,23 @@ fn origin(request: &Parts) -> Option<String> {
 /// The first element of a header: each proxy on the way appends one.
 fn first<'r>(headers: &'r HeaderMap, name: &str) -> Option<&'r str> {
     headers.get(name)?.to_str().ok()?.split(',').next().map(str::trim).filter(|element| !element.is_empty())
+}
+
+/// A parameter of the first element of `Forwarded` (RFC 7239), as in `for=192.0.2.60;proto=https;host="registry:5000"`. Neither
+/// hosts nor schemes need the escapes that a quoted text may have, so one that has them is none.
+fn forwarded<'r>(header: &'r str, name: &str) -> Option<&'r str> {
+    let mut rest = header;
+    loop {
+        let (parameter, value) = rest.split_once('=')?;
+        let (value, after) = match value.strip_prefix('"') {
+            Some(quoted) => quoted.split_once('"')?,
+            None => value.split_at(value.find([';', ',']).unwrap_or(value.len())),
+        };
+        if parameter.trim().eq_ignore_ascii_case(name) {
+            return Some(value.trim()).filter(|value| !value.is_empty() && !value.contains('\\'));
+        }
+        rest = after.trim_start().strip_prefix(';')?;
+    }
 }
 
 #[cfg(test)]
@@ -98,7 +119,7 @@ mod tests {
 
     #[test]
     fn the_client_is_called_back_where_it_called() {
-        let cases: [(&[(&str, &str)], &str); 6] = [
+        let cases: [(&[(&str, &str)], &str); 11] = [
             (&[("host", "registry:5000")], "http://registry:5000/images/v2/"),
             (&[("host", "inner"), ("x-forwarded-proto", "https")], "https://inner/images/v2/"),
             (
@@ -111,6 +132,23 @@ mod tests {
             ),
             (&[("host", "registry"), ("x-forwarded-proto", "gopher")], "http://registry/images/v2/"),
             (&[("host", "no host at all")], "/images/v2/"),
+            (
+                &[
+                    ("host", "inner"),
+                    ("forwarded", "for=10.0.0.1; Proto=https ;host=\"outer:5000\", host=middle"),
+                ],
+                "https://outer:5000/images/v2/",
+            ),
+            (
+                &[("host", "inner"), ("forwarded", "proto=https"), ("x-forwarded-host", "older")],
+                "https://inner/images/v2/",
+            ),
+            (
+                &[("host", "inner"), ("forwarded", "for=\"_x;host=outer\", host=middle")],
+                "http://inner/images/v2/",
+            ),
+            (&[("host", "inner"), ("forwarded", "host=\"outer")], "http://inner/images/v2/"),
+            (&[("host", "inner"), ("forwarded", "host=\"o\\uter\";proto=\"\"")], "http://inner/images/v2/"),
             (&[], "/images/v2/"),
         ];
         for (headers, expected) in cases {

@@ -84,7 +84,7 @@ pub(super) async fn put_manifest(
             let (manifest, digest, bytes) = parse(kind, bytes, claimed).await?;
             check_urls(&api, &manifest)?;
             access
-                .put_manifest(&manifest, bytes, &digest, &tags, api.0.options.missing_references)
+                .put_manifest(&manifest, bytes, &digest, &tags, api.0.options.missing_references.clone())
                 .await
                 .map_err(|error| match error {
                     PutManifestError::Missing(digests) => ApiError::ManifestBlobUnknown(digests),

@@ -238,7 +238,7 @@ fn api_options(config: &Config) -> ApiOptions {
         mode: config.storage.mode,
         deletion: config.storage.deletion,
         manifest_limit_bytes: config.validation.manifest_bytes.get(),
-        missing_references: config.validation.missing_references,
+        missing_references: config.validation.missing_references.clone(),
         foreign_urls: config.validation.urls.clone(),
         catalog_pages: PageSizes { default: CATALOG_PAGE.min(most), most },
         tag_pages: PageSizes { default: tags, most: tags },

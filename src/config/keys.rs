@@ -7,7 +7,7 @@ use std::time::Duration;
 use http::{HeaderName, HeaderValue, Uri};
 use regex::Regex;
 
-use storage::MissingReferences;
+use storage::{MissingReferences, Platform};
 
 use super::document::Node;
 use super::section::Section;
@@ -109,7 +109,7 @@ impl Http {
         let relative = http.get(
             "relativeurls",
             true,
-            "Whether `Location` is a path. If not, it begins with the scheme and host that the client used. Distribution's default is false.",
+            "Whether `Location` is a path. If not, it begins with the scheme and host that the client used, as `Forwarded` or `X-Forwarded-Proto` and `X-Forwarded-Host` tell. Distribution's default is false.",
         );
         let UrlPath(prefix) =
             http.get("prefix", UrlPath(defaults.prefix), "The path below which the API lies.");
@@ -656,9 +656,11 @@ impl Validation {
         enum Platforms {
             All,
             None,
+            List,
         }
         impl Choice for Platforms {
-            const WORDS: &'static [(&'static str, Self)] = &[("all", Self::All), ("none", Self::None)];
+            const WORDS: &'static [(&'static str, Self)] =
+                &[("all", Self::All), ("none", Self::None), ("list", Self::List)];
         }
         let disabled = validation.get(
             "disabled",
@@ -681,13 +683,33 @@ impl Validation {
                     urls.list("deny", "Patterns of which they may match none."),
                 )
             });
-            let platforms = manifests.section("indexes", |indexes| {
-                indexes.refused("platformlist", "Wharf asks for all manifests of an index, or for none");
-                indexes.get(
+            let (platforms, listed) = manifests.section("indexes", |indexes| {
+                let platforms = indexes.get(
                     "platforms",
                     Platforms::All,
-                    "Which of the manifests in an index must be there before it: all, or none (sparse indexes).",
-                )
+                    "Which of the manifests in an index must be there before it: all, none, or those for the platforms of `platformlist`.",
+                );
+                let listed = indexes.sections("platformlist", |platform| {
+                    let os = platform.optional("os", "The operating system, as in `linux`.");
+                    let architecture = platform.optional("architecture", "The kind of processor, as in `amd64`.");
+                    for (name, word) in [("os", &os), ("architecture", &architecture)] {
+                        if word.is_none() {
+                            platform.problem(name, "it is missing; a platform has an os and an architecture".to_owned());
+                        }
+                    }
+                    Some(Platform { os: os?, architecture: architecture? })
+                });
+                match (platforms, indexes.has("platformlist")) {
+                    (Platforms::List, false) => {
+                        let problem = "it is missing; list platforms, or set \"platforms\" to \"all\"";
+                        indexes.problem("platformlist", problem.to_owned());
+                    }
+                    (Platforms::All | Platforms::None, true) => {
+                        indexes.warn("platformlist", "it does nothing unless \"platforms\" is \"list\"");
+                    }
+                    (Platforms::List, true) | (Platforms::All | Platforms::None, false) => {}
+                }
+                (platforms, listed.into_iter().flatten().collect::<Vec<_>>())
             });
             Self {
                 manifest_bytes,
@@ -696,6 +718,7 @@ impl Validation {
                     _ if disabled => MissingReferences::AllowAll,
                     Platforms::All => MissingReferences::Refuse,
                     Platforms::None => MissingReferences::AllowChildren,
+                    Platforms::List => MissingReferences::AllowOtherPlatforms(listed.into()),
                 },
             }
         })

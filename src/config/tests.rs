@@ -161,6 +161,22 @@ health: {storagedriver: {enabled: false}}
     }
 
     #[test]
+    fn may_list_the_platforms_whose_manifests_an_index_needs() {
+        let indexes = |indexes: &str| format!("validation: {{manifests: {{indexes: {indexes}}}}}");
+        let listed = file(&indexes("{platforms: list, platformlist: [{os: linux, architecture: amd64}]}"));
+        let amd64 = storage::Platform { os: "linux".to_owned(), architecture: "amd64".to_owned() };
+        let expected = storage::MissingReferences::AllowOtherPlatforms([amd64].into());
+        assert_eq!(listed.config.validation.missing_references, expected);
+        assert!(problems(&indexes("{platforms: list}"))[0].contains("platformlist: it is missing"));
+        assert!(
+            problems(&indexes("{platforms: list, platformlist: [{os: linux}]}"))[0]
+                .contains("platformlist[0].architecture: it is missing")
+        );
+        let in_vain = file(&indexes("{platformlist: [{os: linux, architecture: amd64}]}"));
+        assert!(in_vain.warnings[0].what.contains("does nothing"));
+    }
+
+    #[test]
     fn may_name_its_driver_and_its_login_with_a_bare_word() {
         assert_eq!(file("storage: inmemory\nauth: none").config.storage.backend, Backend::Memory);
     }

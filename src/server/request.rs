@@ -28,7 +28,7 @@ use super::limits::{Patience, TooMany};
 use super::record::{Particulars, Record};
 use super::sendfile::SendfileQueue;
 use super::socket::UnreadBody;
-use super::{Activity, Shared};
+use super::{Activity, Shared, patient_streams};
 use crate::api::error::ApiError;
 use crate::traces;
 
@@ -175,6 +175,7 @@ pub(super) async fn answer(
         headers.insert(header::CONNECTION, HeaderValue::from_static("close"));
     }
     record.answered(status);
+    patient_streams::handed_over();
     Ok(response.map(|body| ResponseBody { body, record, _turn: turn, _under_way: under_way }))
 }
 
@@ -279,7 +280,11 @@ impl Body for ResponseBody {
         context: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, axum::Error>>> {
         let Self { body, record, .. } = self.get_mut();
-        let frame = ready!(Pin::new(body).poll_frame(context));
+        let Poll::Ready(frame) = Pin::new(body).poll_frame(context) else {
+            patient_streams::not_ready();
+            return Poll::Pending;
+        };
+        patient_streams::handed_over();
         if let Some(Ok(frame)) = &frame {
             record.sent(frame.data_ref().map_or(0, Bytes::len));
         }

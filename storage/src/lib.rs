@@ -30,7 +30,7 @@ pub use cache::CacheUse;
 pub use catalog::CatalogPage;
 pub use digest::{Algorithm, Digest, DigestError, HashState, HashStateError, Hasher};
 pub use layout::{UploadId, UploadIdError};
-pub use manifest::{Descriptor, Manifest, ManifestError, MediaType, ReferrerDescriptor};
+pub use manifest::{Descriptor, Manifest, ManifestError, MediaType, Platform, ReferrerDescriptor};
 pub use manifests::{MissingReferences, PutManifestError, StoredManifest};
 pub use reference::{Reference, ReferenceError};
 pub use registry::{AnyRepository, Deleter, Reader, Registry, RegistryOptions, Writer};

@@ -166,6 +166,17 @@ pub struct Descriptor {
     pub size: u64,
     /// Where else the content may be fetched; mostly nowhere.
     pub urls: Vec<String>,
+    /// What the content runs on, if an index says so.
+    pub platform: Option<Platform>,
+}
+
+/// What an image runs on, in the words of Go: `linux` and `amd64`.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct Platform {
+    /// The operating system.
+    pub os: String,
+    /// The kind of processor.
+    pub architecture: String,
 }
 
 impl Descriptor {
@@ -197,7 +208,7 @@ impl Descriptor {
         let digest = digest
             .parse()
             .map_err(|source| ManifestError::Digest { member: object.member("digest"), source })?;
-        Ok(Self { media_type: media_type.to_owned(), digest, size, urls })
+        Ok(Self { media_type: media_type.to_owned(), digest, size, urls, platform: Platform::of(&object) })
     }
 
     fn all(object: &Object<'_>, name: &'static str) -> Result<Vec<Self>, ManifestError> {
@@ -211,6 +222,15 @@ impl Descriptor {
 
     fn optional(object: &Object<'_>, name: &'static str) -> Result<Option<Self>, ManifestError> {
         object.get(name).map(|value| Self::of(value, Path::Member(name))).transpose()
+    }
+}
+
+impl Platform {
+    /// The platform of a descriptor. One that is not as it should be is none: it is for whoever pulls.
+    fn of(descriptor: &Object<'_>) -> Option<Self> {
+        let platform = Object::of(descriptor.get("platform")?, Path::Member("platform")).ok()?;
+        let word = |name| platform.string(name).ok().flatten().map(str::to_owned);
+        Some(Self { os: word("os")?, architecture: word("architecture")? })
     }
 }
 

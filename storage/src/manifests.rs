@@ -8,7 +8,7 @@ use crate::backend::BackendError;
 use crate::digest::Digest;
 use crate::layout;
 use crate::links;
-use crate::manifest::{Manifest, MediaType};
+use crate::manifest::{Descriptor, Manifest, MediaType, Platform};
 use crate::reference::Reference;
 use crate::registry::{Deleter, Reader, Writer};
 use crate::repository_name::RepositoryName;
@@ -26,11 +26,13 @@ pub struct StoredManifest {
 }
 
 /// What a manifest refers to must be there; how strictly.
-#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+#[derive(Clone, Debug, Default, Eq, PartialEq)]
 pub enum MissingReferences {
     /// Every blob and every child must be there. The subject never need.
     #[default]
     Refuse,
+    /// The children of an index may be missing, except those for these platforms.
+    AllowOtherPlatforms(Arc<[Platform]>),
     /// The children of an index may be missing: a sparse index.
     AllowChildren,
     /// Nothing is looked up.
@@ -104,17 +106,22 @@ impl Reader {
         manifest: &Manifest,
         allowed: MissingReferences,
     ) -> Result<Vec<Digest>, BackendError> {
+        let is_required = |child: &&Descriptor| match &allowed {
+            MissingReferences::Refuse => true,
+            MissingReferences::AllowOtherPlatforms(required) => {
+                child.platform.as_ref().is_some_and(|platform| required.contains(platform))
+            }
+            MissingReferences::AllowChildren | MissingReferences::AllowAll => false,
+        };
         if allowed == MissingReferences::AllowAll {
             return Ok(Vec::new());
         }
         let blobs = manifest.required_blobs().map(|blob| blob.digest).collect();
         let mut missing = self.lacking(blobs, layout::layer_link).await?;
-        if allowed == MissingReferences::Refuse {
-            let children = manifest.children().iter().map(|child| child.digest).collect();
-            let no_manifests = self.lacking(children, layout::revision_link).await?;
-            // What buildkit writes as a cache is an index of layers.
-            missing.extend(self.lacking(no_manifests, layout::layer_link).await?);
-        }
+        let children = manifest.children().iter().filter(is_required).map(|child| child.digest).collect();
+        let no_manifests = self.lacking(children, layout::revision_link).await?;
+        // What buildkit writes as a cache is an index of layers.
+        missing.extend(self.lacking(no_manifests, layout::layer_link).await?);
         missing.sort_unstable();
         missing.dedup();
         Ok(missing)

@@ -94,6 +94,11 @@ impl Containers {
         self.podman(format!("run --rm --network none {image}")).await
     }
 
+    /// Starts podman with the words of `line`, as a program that serves.
+    pub(super) fn podman_command(&self, line: impl AsRef<str>) -> Command {
+        self.on_store(&self.podman, line.as_ref())
+    }
+
     async fn with_store(&self, program: &Path, line: &str) -> String {
         self.machine.finish(self.on_store(program, line)).await
     }

@@ -1,33 +1,48 @@
 //! A server that is killed at any instant keeps what it acknowledged, and shows nothing else.
 
+use std::ops::Range;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use hyper::StatusCode;
-use storage::Digest;
 use tokio::sync::Semaphore;
+use tokio::task::JoinSet;
 
 use crate::harness::{Image, Layer, TestRegistry};
 
-/// How often the server is killed. CI's patience bounds it; `WHARF_TEST_KILLS` asks for more.
-const KILLS: u32 = 40;
+/// How often servers are killed. CI's patience bounds it; `WHARF_TEST_KILLS` asks for more.
+const KILLS: u32 = 300;
 
-#[tokio::test]
+/// How many servers live and are killed beside each other, each on a folder of its own.
+const SERVERS: u32 = 6;
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_was_acknowledged_outlives_any_kill() {
     let kills = std::env::var("WHARF_TEST_KILLS").ok().and_then(|kills| kills.parse().ok()).unwrap_or(KILLS);
+    let mut servers: JoinSet<()> =
+        (0..SERVERS).map(|server| kill_while_people_push(server..kills, SERVERS)).collect();
+    while let Some(server) = servers.join_next().await {
+        server.unwrap();
+    }
+}
+
+/// Kills one server at every `step`th of the instants that `kills` number, and looks at what it kept.
+async fn kill_while_people_push(kills: Range<u32>, step: u32) {
     let acknowledged: Arc<Mutex<Vec<(String, Image)>>> = Arc::default();
     let mut registry = TestRegistry::start().await;
-    for kill in 0..kills {
+    let kills: Vec<_> = kills.step_by(step as usize).collect();
+    for kill in &kills {
         let pushed = Arc::new(Semaphore::new(0));
         let pushes: Vec<_> = (0..4)
             .map(|pusher| {
                 let user = registry.user("alice");
                 let pushed = Arc::clone(&pushed);
                 let acknowledged = Arc::clone(&acknowledged);
+                let name = format!("k{kill}-p{pusher}");
                 tokio::spawn(async move {
                     for number in 0.. {
                         let image = Image::of(vec![Layer::random(3_000), Layer::random(200_000)]);
-                        let tag = format!("k{kill}-p{pusher}-n{number}");
+                        let tag = format!("{name}-n{number}");
                         if !user.try_push("team/app", &tag, &image).await {
                             return;
                         }
@@ -39,7 +54,7 @@ async fn what_was_acknowledged_outlives_any_kill() {
             .collect();
         // Another instant each time, some within the first push, and however slow the machine is, most after another.
         drop(pushed.acquire_many(kill % 4).await);
-        tokio::time::sleep(Duration::from_micros(u64::from(kill) * 3700 % 20_000)).await;
+        tokio::time::sleep(Duration::from_micros(u64::from(*kill) * 3700 % 20_000)).await;
         registry = registry.restart().await;
         for push in pushes {
             push.await.unwrap();
@@ -48,11 +63,8 @@ async fn what_was_acknowledged_outlives_any_kill() {
 
     let bob = registry.user("bob");
     let acknowledged = std::mem::take(&mut *acknowledged.lock().unwrap());
-    assert!(
-        acknowledged.len() > kills as usize / 2,
-        "too few pushes were acknowledged to tell: {}",
-        acknowledged.len()
-    );
+    let count = acknowledged.len();
+    assert!(count > kills.len() / 2, "too few pushes were acknowledged to tell: {count}");
     let listed = bob.all_tags("team/app").await;
     for (tag, image) in &acknowledged {
         assert!(listed.binary_search(tag).is_ok(), "{tag} is listed");
@@ -65,7 +77,7 @@ async fn what_was_acknowledged_outlives_any_kill() {
     for tag in &listed {
         bob.pull_manifest("team/app", tag).await;
     }
-    whole_blobs_only(&registry);
+    registry.assert_blobs_whole();
     // And it goes on.
     bob.push("team/app", "after", &Image::of(vec![Layer::random(1000)])).await;
 }
@@ -84,20 +96,4 @@ async fn an_upload_that_was_cut_by_a_kill_is_carried_on_by_another_replica() {
     bob.send(&upload, layer.from(100_000)).await;
     bob.finish(&upload, layer.digest()).await.expect(StatusCode::CREATED);
     assert_eq!(bob.pull("team/app", layer.digest()).await, layer);
-}
-
-/// Every file where a blob belongs has the digest that its place says.
-fn whole_blobs_only(registry: &TestRegistry) {
-    let blobs = registry.data().join("blobs/sha256");
-    let mut count = 0;
-    for prefix in std::fs::read_dir(blobs).unwrap() {
-        for blob in std::fs::read_dir(prefix.unwrap().path()).unwrap() {
-            let blob = blob.unwrap().path();
-            let Ok(content) = std::fs::read(blob.join("data")) else { continue };
-            let digest = Digest::of(storage::Algorithm::Sha256, &content);
-            assert_eq!(digest.hex().to_string(), blob.file_name().unwrap().to_str().unwrap());
-            count += 1;
-        }
-    }
-    assert!(count > 0, "there are blobs");
 }

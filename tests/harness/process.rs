@@ -3,7 +3,7 @@
 use std::{
     io::{BufRead, BufReader, pipe},
     os::unix::process::CommandExt,
-    process::{Child, Command},
+    process::{Child, Command, ExitStatus},
     thread,
     time::Duration,
 };
@@ -67,19 +67,37 @@ impl Process {
         find(&log.expect("the line is written").expect("the program runs")).expect("it was just found")
     }
 
-    /// Asks the program to stop.
-    pub(crate) fn ask_to_stop(&self) {
-        let child = self.child.as_ref().expect("a program is stopped once");
-        kill_process(Pid::from_child(child), Signal::TERM).expect("the program runs");
+    /// The program's own process.
+    pub(crate) fn id(&self) -> u32 {
+        self.child.as_ref().expect("it runs until it is stopped").id()
     }
 
-    /// Asks the program to stop, and returns once it has.
-    pub(crate) async fn stop(mut self) {
-        self.ask_to_stop();
+    /// Asks the program to stop.
+    pub(crate) fn ask_to_stop(&self) {
+        self.send(Signal::TERM);
+    }
+
+    /// Asks the program to stop, and returns once it has, well.
+    pub(crate) async fn stop(self) {
+        let status = self.end(Signal::TERM).await;
+        assert!(status.success(), "the program stopped with {status}");
+    }
+
+    /// Interrupts the program, and returns once it has ended.
+    pub(crate) async fn interrupt(self) {
+        self.end(Signal::INT).await;
+    }
+
+    fn send(&self, signal: Signal) {
+        let child = self.child.as_ref().expect("a program is stopped once");
+        kill_process(Pid::from_child(child), signal).expect("the program runs");
+    }
+
+    async fn end(mut self, signal: Signal) -> ExitStatus {
+        self.send(signal);
         let mut child = self.child.take().expect("a program is stopped once");
         let wait = tokio::task::spawn_blocking(move || child.wait());
-        let status = timeout(PATIENCE, wait).await.expect("the program stops").unwrap().unwrap();
-        assert!(status.success(), "the program stopped with {status}");
+        timeout(PATIENCE, wait).await.expect("the program stops").unwrap().unwrap()
     }
 
     /// Ends the program and all that it started, as a power cut would.

@@ -9,7 +9,7 @@ use std::{
 };
 
 use serde_json::{Value, json};
-use storage::Digest;
+use storage::{Algorithm, Digest};
 use tempfile::TempDir;
 
 use super::{User, Workstation, process::Process, wire::Wire};
@@ -74,6 +74,26 @@ impl TestRegistry {
     pub(crate) fn blob(&self, digest: &Digest) -> PathBuf {
         let hex = digest.hex().to_string();
         self.data().join("blobs/sha256").join(&hex[..2]).join(hex).join("data")
+    }
+
+    /// Makes sure that every file where a blob belongs has the digest that its place says.
+    pub(crate) fn assert_blobs_whole(&self) {
+        let mut count = 0;
+        for prefix in fs::read_dir(self.data().join("blobs/sha256")).unwrap() {
+            for blob in fs::read_dir(prefix.unwrap().path()).unwrap() {
+                let blob = blob.unwrap().path();
+                let Ok(content) = fs::read(blob.join("data")) else { continue };
+                let digest = Digest::of(Algorithm::Sha256, &content);
+                assert_eq!(digest.hex().to_string(), blob.file_name().unwrap().to_str().unwrap());
+                count += 1;
+            }
+        }
+        assert!(count > 0, "there are blobs");
+    }
+
+    /// The process that serves.
+    pub(crate) fn process_id(&self) -> u32 {
+        self.server.id()
     }
 
     /// Kills the server as a power cut would, and starts it again on what it left.
@@ -175,7 +195,7 @@ fn overlay(base: &mut Value, over: &Value) {
 }
 
 /// Finds the address in the line that tells it, as Wharf and distribution write it.
-fn address_in(line: &str) -> Option<SocketAddr> {
+pub(crate) fn address_in(line: &str) -> Option<SocketAddr> {
     if !line.contains("listening") {
         return None;
     }

@@ -38,6 +38,14 @@ pub(crate) fn python(program: &str) -> Option<PathBuf> {
     found_or_skip(program, [folder("WHARF_TEST_PYTHON", "python/current/bin")], "tools/python.sh")
 }
 
+/// The server as a program that needs no library, which `tools/static.sh` built beside the one that is tested.
+#[track_caller]
+pub(crate) fn static_wharf() -> Option<PathBuf> {
+    let profile = Path::new(env!("CARGO_BIN_EXE_wharf")).parent();
+    let target = profile.and_then(Path::parent).expect("cargo builds into target/<profile>/");
+    found_or_skip("wharf", [target.join("static")], "tools/static.sh")
+}
+
 /// Whether the test may mount, make namespaces and run containers.
 #[track_caller]
 pub(crate) fn root() -> bool {

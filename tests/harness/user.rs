@@ -47,7 +47,8 @@ pub(crate) struct Upload {
 }
 
 impl User {
-    pub(super) fn new(name: &str, address: SocketAddr) -> Self {
+    /// Someone at the registry that listens on `address`.
+    pub(crate) fn new(name: &str, address: SocketAddr) -> Self {
         Self { name: name.to_owned(), address }
     }
 

@@ -1,12 +1,14 @@
 use std::io::Write;
+use std::num::NonZeroUsize;
 use std::sync::Arc;
+use std::time::Duration;
 
 use axum::Router;
 use axum::body::{Body, Bytes};
 use axum::extract::DefaultBodyLimit;
 use axum::http::{Request, Version};
 use axum::routing::{get, post};
-use http_body_util::{BodyExt, Full};
+use http_body_util::{BodyExt, Empty, Full};
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use wharf::server::{FileBody, SendfileQueue};
 
@@ -53,4 +55,38 @@ async fn without_tls_http2_and_http1_share_a_port_where_it_is_allowed() {
     driver.await.unwrap().unwrap();
     drop(plain);
     server.done.await.unwrap();
+}
+
+#[tokio::test]
+async fn a_stream_that_its_client_does_not_read_is_reset_and_the_others_go_on() {
+    let file = tempfile::tempfile().unwrap();
+    file.set_len(32 << 20).unwrap();
+    let (file, length) = (Arc::new(file), 32 << 20);
+    let routes = Router::new()
+        .route("/hello", get(|| async { "hello" }))
+        .route("/file", get(move || async move { Body::new(FileBody::new(file, 0..length, None)) }));
+    let mut http = on_any_port(None);
+    http.h2c = true;
+    http.limits.idle_body_timeout = Duration::from_millis(200);
+    // One request at a time: the second has its turn when the first has been given up.
+    http.limits.reads.running = NonZeroUsize::new(1);
+    http.limits.reads.queued = 1;
+    let server = Running::start(http, routes).await;
+    let stream = TokioIo::new(server.connect().await);
+    let (mut client, connection) =
+        hyper::client::conn::http2::handshake(TokioExecutor::new(), stream).await.unwrap();
+    let driver = tokio::spawn(connection);
+    let mut ask = |path: &str| {
+        let request = Request::builder().uri(format!("http://{}{path}", server.address));
+        client.send_request(request.body(Empty::<Bytes>::new()).unwrap())
+    };
+
+    let unread = ask("/file").await.unwrap();
+    let other = ask("/hello").await.unwrap();
+    assert_eq!(other.into_body().collect().await.unwrap().to_bytes(), "hello");
+    assert!(unread.into_body().collect().await.is_err(), "the rest does not come");
+    // One that is read is not given up.
+    let read = ask("/file").await.unwrap();
+    assert_eq!(read.into_body().collect().await.unwrap().to_bytes().len() as u64, length);
+    driver.abort();
 }

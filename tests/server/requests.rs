@@ -24,18 +24,3 @@ async fn a_failed_request_gets_an_id_and_a_wild_one_is_not_repeated() {
     assert!(!first.contains("script"), "{first}");
     assert_ne!(id(&first), id(&second));
 }
-
-#[tokio::test]
-async fn an_ipv6_address_and_every_interface_can_be_listened_on() {
-    for address in [
-        wharf::config::Address::EveryInterface { port: 0 },
-        wharf::config::Address::Tcp { host: "::1".to_owned(), port: 0 },
-    ] {
-        let mut http = on_any_port(None);
-        http.listeners[0].address = address;
-        let server = Running::start(http, Router::new().route("/", get(|| async { "hello" }))).await;
-        let host = if server.address.ip().is_unspecified() { "127.0.0.1" } else { "::1" };
-        let mut client = tokio::net::TcpStream::connect((host, server.address.port())).await.unwrap();
-        assert!(ask(&mut client, "GET / HTTP/1.1\r\nhost: x\r\n\r\n").await.ends_with("hello"));
-    }
-}

@@ -8,7 +8,7 @@ use tokio::{
     net::TcpStream,
 };
 
-use crate::harness::{Image, Layer, TestRegistry};
+use crate::harness::{Image, Layer, TestRegistry, user::Upload};
 
 /// Says something on a connection of its own, and returns all that comes back until the registry closes it.
 async fn say(registry: &TestRegistry, words: &str) -> String {
@@ -17,6 +17,21 @@ async fn say(registry: &TestRegistry, words: &str) -> String {
     let mut answer = Vec::new();
     connection.read_to_end(&mut answer).await.expect("the registry closes, and does not reset");
     String::from_utf8(answer).unwrap()
+}
+
+/// Begins to send three bytes of an upload; the request is under way, and waits for them.
+async fn runs(registry: &TestRegistry, upload: &Upload) -> TcpStream {
+    let mut connection = connect(registry).await;
+    let words = format!(
+        "PATCH {} HTTP/1.1\r\nhost: registry\r\nexpect: 100-continue\r\ncontent-length: 3\r\n\r\n",
+        upload.location()
+    );
+    connection.write_all(words.as_bytes()).await.unwrap();
+    // It has its turn once it is asked for its body.
+    let mut go_on = [0; 12];
+    connection.read_exact(&mut go_on).await.unwrap();
+    assert_eq!(&go_on, b"HTTP/1.1 100");
+    connection
 }
 
 async fn connect(registry: &TestRegistry) -> TcpStream {
@@ -102,16 +117,7 @@ async fn requests_beyond_the_limit_are_told_to_come_back() {
     let registry = TestRegistry::with(limits).await;
     let alice = registry.user("alice");
     let upload = alice.begin_upload("team/app").await;
-    let mut first = connect(&registry).await;
-    let words = format!(
-        "PATCH {} HTTP/1.1\r\nhost: registry\r\nexpect: 100-continue\r\ncontent-length: 3\r\n\r\n",
-        upload.location()
-    );
-    first.write_all(words.as_bytes()).await.unwrap();
-    // It has its turn once it is asked for its body.
-    let mut go_on = [0; 12];
-    first.read_exact(&mut go_on).await.unwrap();
-    assert_eq!(&go_on, b"HTTP/1.1 100");
+    let mut first = runs(&registry, &upload).await;
 
     let words = "POST /v2/team/app/blobs/uploads/ HTTP/1.1\r\nhost: registry\r\ncontent-length: 0\r\nconnection: close\r\n\r\n";
     let refused = say(&registry, words).await;
@@ -125,6 +131,61 @@ async fn requests_beyond_the_limit_are_told_to_come_back() {
     first.shutdown().await.unwrap();
     first.read_to_end(&mut answer).await.unwrap();
     assert_eq!(alice.upload_end(&upload).await, 3);
+}
+
+#[tokio::test]
+async fn a_request_waits_in_the_queue_for_its_turn_if_there_is_room() {
+    let limits =
+        json!({ "http": { "limits": { "requests": { "write": { "maxrunning": 1, "maxinqueue": 1 } } } } });
+    let registry = TestRegistry::with(limits).await;
+    let upload = registry.user("alice").begin_upload("team/app").await;
+    let mut running = runs(&registry, &upload).await;
+
+    // Of two more one waits, and the other is refused at once.
+    let words = "POST /v2/team/app/blobs/uploads/ HTTP/1.1\r\nhost: registry\r\ncontent-length: 0\r\nconnection: close\r\n\r\n";
+    let (mut one, mut other) = (Box::pin(say(&registry, words)), Box::pin(say(&registry, words)));
+    let (refused, waits) = tokio::select! {
+        refused = &mut one => (refused, other),
+        refused = &mut other => (refused, one),
+    };
+    assert!(refused.starts_with("HTTP/1.1 429 "), "{refused}");
+    running.write_all(b"abc").await.unwrap();
+    let served = waits.await;
+    assert!(served.starts_with("HTTP/1.1 202 "), "{served}");
+}
+
+#[tokio::test]
+async fn a_request_whose_turn_does_not_come_in_time_is_told_to_come_back() {
+    let write = json!({ "maxrunning": 1, "maxinqueue": 1, "maxwaitinqueue": "100ms" });
+    let registry =
+        TestRegistry::with(json!({ "http": { "limits": { "requests": { "write": write } } } })).await;
+    let upload = registry.user("alice").begin_upload("team/app").await;
+    let _running = runs(&registry, &upload).await;
+    let words = "POST /v2/team/app/blobs/uploads/ HTTP/1.1\r\nhost: registry\r\ncontent-length: 0\r\nconnection: close\r\n\r\n";
+    let refused = say(&registry, words).await;
+    assert!(refused.starts_with("HTTP/1.1 429 ") && refused.contains("retry-after: "), "{refused}");
+}
+
+#[tokio::test]
+async fn health_is_answered_when_all_connections_are_taken() {
+    let registry = TestRegistry::with(json!({ "http": { "limits": { "connections": 2 } } })).await;
+    let ask = |path: &str| format!("GET {path} HTTP/1.1\r\nhost: registry\r\n\r\n");
+    let mut taken = Vec::new();
+    for _ in 0..2 {
+        let mut connection = connect(&registry).await;
+        connection.write_all(ask("/v2/").as_bytes()).await.unwrap();
+        connection.read_u8().await.unwrap();
+        taken.push(connection);
+    }
+    for path in ["/healthz", "/readyz"] {
+        let answer = say(&registry, &ask(path)).await;
+        assert!(answer.starts_with("HTTP/1.1 200 "), "{answer}");
+    }
+    let refused = say(&registry, &ask("/v2/")).await;
+    assert!(refused.starts_with("HTTP/1.1 429 ") && refused.contains("TOOMANYREQUESTS"), "{refused}");
+    // One that leaves makes room.
+    drop(taken.pop());
+    while registry.user("alice").get("/v2/").await.status != hyper::StatusCode::OK {}
 }
 
 #[tokio::test]

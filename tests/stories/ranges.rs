@@ -1,46 +1,134 @@
 //! Parts of blobs, as programs ask for them that do not need the whole.
 
+use std::{
+    fs::File,
+    io::Write,
+    os::unix::fs::FileExt,
+    process::{Command, Stdio},
+    thread,
+};
+
 use hyper::StatusCode;
+use serde_json::{Value, json};
 
 use crate::harness::{Layer, TestRegistry};
 
-/// A layer that can be read without the whole of it, as an eStargz is: files, where each lies, and where that is said.
-fn layer_with_contents(files: &[(&str, Layer)]) -> Layer {
-    let mut bytes = Vec::new();
-    let mut contents = serde_json::Map::new();
+/// What an eStargz ends with.
+const FOOTER_BYTES: usize = 51;
+
+/// A layer as an eStargz is: a tar.gz in which each file is compressed apart, and whose last file tells where each lies. The
+/// last bytes, an empty file to gzip, tell where that one is.
+fn estargz(files: &[(&str, Layer)]) -> Layer {
+    let (mut blob, mut between, mut entries) = (Vec::new(), Vec::new(), Vec::new());
     for (name, file) in files {
-        contents.insert((*name).to_owned(), serde_json::json!([bytes.len(), file.bytes().len()]));
-        bytes.extend_from_slice(&file.bytes());
+        between.extend_from_slice(&archive_header(name, file.bytes().len()));
+        blob.extend(gzip("--stdout", &between));
+        entries.push(json!({
+            "name": name, "type": "reg", "mode": 0o644, "size": file.bytes().len(), "offset": blob.len(),
+            "digest": file.digest().to_string(), "chunkDigest": file.digest().to_string(),
+        }));
+        blob.extend(gzip("--stdout", &file.bytes()));
+        between = padding(file.bytes().len());
     }
-    let start = bytes.len();
-    bytes.extend_from_slice(serde_json::Value::from(contents).to_string().as_bytes());
-    bytes.extend_from_slice(format!("{start:016x}").as_bytes());
-    Layer::from_bytes(bytes.into())
+    blob.extend(gzip("--stdout", &between));
+    let (toc_offset, toc) = (blob.len(), json!({ "version": 1, "entries": entries }).to_string());
+    let mut end = archive_header("stargz.index.json", toc.len());
+    end.extend_from_slice(toc.as_bytes());
+    end.extend(padding(toc.len()));
+    end.extend([0; 1024]);
+    blob.extend(gzip("--stdout", &end));
+    blob.extend(b"\x1f\x8b\x08\x04\0\0\0\0\0\xff\x1a\0SG\x16\0");
+    blob.extend(format!("{toc_offset:016x}STARGZ").bytes());
+    blob.extend(b"\x01\0\0\xff\xff\0\0\0\0\0\0\0\0");
+    Layer::from_bytes(blob.into())
+}
+
+fn archive_header(name: &str, size: usize) -> Vec<u8> {
+    let mut header = tar::Header::new_gnu();
+    header.set_path(name).unwrap();
+    header.set_size(size as u64);
+    header.set_mode(0o644);
+    header.set_cksum();
+    header.as_bytes().to_vec()
+}
+
+fn padding(size: usize) -> Vec<u8> {
+    vec![0; size.next_multiple_of(512) - size]
+}
+
+/// What gzip makes of `bytes`. They are written by a thread, since gzip writes before it has read all.
+fn gzip(how: &str, bytes: &[u8]) -> Vec<u8> {
+    let mut gzip =
+        Command::new("gzip").arg(how).stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
+    let mut input = gzip.stdin.take().unwrap();
+    let output = thread::scope(|scope| {
+        scope.spawn(move || input.write_all(bytes).unwrap());
+        gzip.wait_with_output().unwrap()
+    });
+    assert!(output.status.success());
+    output.stdout
 }
 
 #[tokio::test]
-async fn one_file_of_a_layer_is_found_and_read_alone() {
+async fn one_file_of_an_estargz_is_found_and_read_alone() {
     let registry = TestRegistry::start().await;
     let files = [
         ("first", Layer::random(70_000)),
         ("second", Layer::random(1_000)),
         ("third", Layer::random(70_000)),
     ];
-    let layer = layer_with_contents(&files);
+    let layer = estargz(&files);
     let alice = registry.user("alice");
     let digest = alice.push_blob("team/app", layer.bytes()).await;
+    // To everybody else it is an archive like any other.
+    assert_eq!(tar::Archive::new(&*gzip("-dc", &layer.bytes())).entries().unwrap().count(), 4);
 
-    let size = layer.bytes().len();
-    let footer = alice.pull_range("team/app", digest, "bytes=-16").await.expect(StatusCode::PARTIAL_CONTENT);
-    let start = usize::from_str_radix(str::from_utf8(&footer.body).unwrap(), 16).unwrap();
-    let range = format!("bytes={start}-{}", size - 17);
-    let contents =
-        alice.pull_range("team/app", digest, &range).await.expect(StatusCode::PARTIAL_CONTENT).json();
-    let (offset, length) = (contents["second"][0].as_u64().unwrap(), contents["second"][1].as_u64().unwrap());
-    let last = offset + length - 1;
-    let file = alice.pull_range("team/app", digest, &format!("bytes={offset}-{last}")).await;
-    assert_eq!(file.header("content-range"), Some(&*format!("bytes {offset}-{last}/{size}")));
-    assert_eq!(file.expect(StatusCode::PARTIAL_CONTENT).body, files[1].1.bytes());
+    let part = async |range: String| {
+        alice.pull_range("team/app", digest, &range).await.expect(StatusCode::PARTIAL_CONTENT).body
+    };
+    let footer = part(format!("bytes=-{FOOTER_BYTES}")).await;
+    let toc_offset = usize::from_str_radix(str::from_utf8(&footer[16..32]).unwrap(), 16).unwrap();
+    let toc_end = layer.bytes().len() - FOOTER_BYTES - 1;
+    let toc = gzip("-dc", &part(format!("bytes={toc_offset}-{toc_end}")).await);
+    let mut toc = tar::Archive::new(&*toc);
+    let toc: Value = serde_json::from_reader(toc.entries().unwrap().next().unwrap().unwrap()).unwrap();
+    let (second, third) = (&toc["entries"][1], &toc["entries"][2]);
+    let (offset, next) = (second["offset"].as_u64().unwrap(), third["offset"].as_u64().unwrap());
+    let file = gzip("-dc", &part(format!("bytes={offset}-{}", next - 1)).await);
+    // What follows it is the head of the next one.
+    assert_eq!(file[..1000], files[1].1.bytes());
+}
+
+#[tokio::test]
+async fn a_blob_of_100_gib_is_served_by_parts() {
+    const GIB: u64 = 1 << 30;
+    let registry = TestRegistry::start().await;
+    let alice = registry.user("alice");
+    // A file of holes, placed where the layout has it: that the digest is another's, no pull looks at.
+    let digest = alice.push_blob("team/app", "large".into()).await;
+    let hex = digest.hex().to_string();
+    let path = registry.data().join(format!("blobs/sha256/{}/{hex}/data", &hex[..2]));
+    let file = File::options().write(true).open(path).unwrap();
+    file.set_len(100 * GIB).unwrap();
+    for (words, offset) in [("in the middle", 50 * GIB + 1), ("at the end", 100 * GIB - 10)] {
+        file.write_all_at(words.as_bytes(), offset).unwrap();
+    }
+
+    let blob = format!("/v2/team/app/blobs/{digest}");
+    let head = alice.head(&blob).await.expect(StatusCode::OK);
+    assert_eq!(head.header("content-length"), Some("107374182400"));
+    for (range, words, content_range) in [
+        ("bytes=-10", "at the end", "bytes 107374182390-107374182399/107374182400"),
+        ("bytes=107374182390-", "at the end", "bytes 107374182390-107374182399/107374182400"),
+        ("bytes=53687091201-53687091213", "in the middle", "bytes 53687091201-53687091213/107374182400"),
+        ("bytes=0-4", "large", "bytes 0-4/107374182400"),
+    ] {
+        let part = alice.pull_range("team/app", digest, range).await.expect(StatusCode::PARTIAL_CONTENT);
+        assert_eq!(part.header("content-range"), Some(content_range));
+        assert_eq!(part.body, words);
+    }
+    let beyond = alice.pull_range("team/app", digest, "bytes=107374182400-").await;
+    beyond.expect(StatusCode::RANGE_NOT_SATISFIABLE);
 }
 
 #[tokio::test]

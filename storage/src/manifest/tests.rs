@@ -64,7 +64,13 @@ fn an_image_tells_its_config_and_layers() {
     assert_eq!(manifest.config().unwrap().digest, digest("config"));
     assert_eq!(
         manifest.layers()[1],
-        Descriptor { media_type: LAYER.to_owned(), digest: digest("two"), size: 3, urls: Vec::new() }
+        Descriptor {
+            media_type: LAYER.to_owned(),
+            digest: digest("two"),
+            size: 3,
+            urls: Vec::new(),
+            platform: None
+        }
     );
     assert!(
         manifest.children().is_empty() && manifest.subject().is_none() && manifest.annotations().is_empty()
@@ -423,7 +429,7 @@ proptest! {
     ) {
         let layers: Vec<Descriptor> = layers
             .into_iter()
-            .map(|(hash, size, media_type)| Descriptor { media_type, digest: Digest::Sha256(hash), size, urls: vec![] })
+            .map(|(hash, size, media_type)| Descriptor { media_type, digest: Digest::Sha256(hash), size, urls: vec![], platform: None })
             .collect();
         let written: Vec<_> = layers
             .iter()

@@ -110,6 +110,23 @@ impl Artifact {
         }))
     }
 
+    /// An index that says of each artifact what it runs on.
+    pub(crate) fn index_for(artifacts: &[(&Artifact, serde_json::Value)]) -> Self {
+        let listed = artifacts.iter().map(|(artifact, platform)| {
+            serde_json::json!({
+                "mediaType": artifact.manifest.media_type().as_str(),
+                "digest": artifact.digest,
+                "size": artifact.bytes.len(),
+                "platform": platform,
+            })
+        });
+        Self::of(&serde_json::json!({
+            "schemaVersion": 2,
+            "mediaType": "application/vnd.oci.image.index.v1+json",
+            "manifests": listed.collect::<Vec<_>>(),
+        }))
+    }
+
     /// An image of these layers.
     pub(crate) fn image_of(config: Digest, layers: &[Digest]) -> Self {
         let descriptor = |digest| serde_json::json!({ "mediaType": "application/octet-stream", "digest": digest, "size": 2 });

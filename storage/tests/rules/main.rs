@@ -22,6 +22,7 @@ mod on_a_volume {
     mod faults;
     mod manifests;
     mod referrers;
+    mod scale;
     mod tags;
     mod uploads;
 }
@@ -40,6 +41,7 @@ mod in_a_bucket {
     mod faults;
     mod manifests;
     mod referrers;
+    mod scale;
     mod tags;
     mod uploads;
 }

@@ -1,8 +1,10 @@
 //! Manifests: what is refused, what is served, and what a push heals.
 
 use bytes::Bytes;
+use serde_json::json;
 use storage::{
-    Algorithm, Digest, MissingReferences, PutManifestError, Reference, Registry, StoredManifest, layout,
+    Algorithm, Digest, MissingReferences, Platform, PutManifestError, Reference, Registry, StoredManifest,
+    layout,
 };
 
 use super::empty_registry;
@@ -64,6 +66,31 @@ async fn the_children_of_an_index_must_be_there_unless_it_may_be_sparse() {
     let refused = index.push(&writer, &[], MissingReferences::Refuse).await.unwrap_err();
     assert!(matches!(refused, PutManifestError::Missing(missing) if missing == [absent.digest]));
     index.push(&writer, &[], MissingReferences::AllowChildren).await.unwrap();
+}
+
+#[tokio::test]
+async fn only_the_children_for_some_platforms_need_be_there_where_those_are_listed() {
+    let registry = empty_registry();
+    let writer = registry.registry.writer(name("team/app"));
+    let on =
+        |os: &str, architecture: &str| Platform { os: os.to_owned(), architecture: architecture.to_owned() };
+    let listed = MissingReferences::AllowOtherPlatforms([on("linux", "amd64"), on("linux", "arm64")].into());
+    let absent = Artifact::noted("absent");
+    for (platform, is_required) in [
+        (json!({ "os": "linux", "architecture": "arm64", "variant": "v8" }), true),
+        (json!({ "os": "windows", "architecture": "amd64" }), false),
+        (json!({ "os": "linux" }), false),
+        (json!("linux/amd64"), false),
+        (json!(null), false),
+    ] {
+        let index = Artifact::index_for(&[(&absent, platform.clone())]);
+        match index.push(&writer, &[], listed.clone()).await {
+            Err(PutManifestError::Missing(missing)) => {
+                assert!(is_required && missing == [absent.digest], "{platform}")
+            }
+            outcome => assert!(outcome.is_ok() && !is_required, "{platform}"),
+        }
+    }
 }
 
 #[tokio::test]

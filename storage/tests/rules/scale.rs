@@ -1,0 +1,97 @@
+//! What a page costs, in calls of the backend: it does not grow with what lies beside the page.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use storage::backend::around::{Surrounded, Verb};
+use storage::backend::count::Counters;
+use storage::{Algorithm, Digest, Registry, RegistryOptions, layout};
+
+use super::empty_registry;
+use crate::harness::{Artifact, TestRegistry, name};
+
+const FEW: usize = 500;
+const MANY: usize = 2000;
+const PAGE: usize = 100;
+
+/// The calls that `act` takes of a replica that remembers nothing.
+async fn calls(registry: &TestRegistry, act: impl AsyncFnOnce(&Registry)) -> Vec<(Verb, u64)> {
+    let counters = Arc::new(Counters::default());
+    let counted = Surrounded::new(registry.backend.clone(), counters.clone());
+    act(&Registry::new(Arc::new(counted), RegistryOptions::default())).await;
+    counters.counts().map(|(verb, count)| (verb, count.calls)).filter(|(_, calls)| *calls > 0).collect()
+}
+
+fn numbered(number: usize) -> String {
+    format!("n{number:06}")
+}
+
+fn link(content: &str) -> (Digest, Bytes) {
+    let digest = Digest::of(Algorithm::Sha256, content.as_bytes());
+    (digest, Bytes::from(digest.to_string()))
+}
+
+#[tokio::test]
+async fn a_page_of_tags_costs_two_calls_however_many_there_are() {
+    let registry = empty_registry();
+    let (_, points) = link("manifest");
+    for number in 0..MANY {
+        let key = layout::tag_link(&name("team/app"), &numbered(number).parse().unwrap());
+        registry.backend.write(&key, points.clone()).await.unwrap();
+    }
+    for after in [None, Some(numbered(MANY / 2))] {
+        let paged = calls(&registry, async |registry| {
+            let reader = registry.reader(name("team/app"));
+            let page = reader.tags(after.as_deref(), PAGE).await.unwrap().unwrap();
+            assert_eq!(page.tags.len(), PAGE);
+            let first = after.as_ref().map_or(0, |_| MANY / 2 + 1);
+            assert_eq!(page.tags[0].as_str(), numbered(first));
+        });
+        assert_eq!(paged.await, [(Verb::Sizes, 1), (Verb::Children, 1)]);
+    }
+}
+
+#[tokio::test]
+async fn a_page_of_repositories_costs_as_much_among_few_as_among_many() {
+    let registry = empty_registry();
+    let (digest, points) = link("manifest");
+    let mut paged = Vec::new();
+    for (begin, end) in [(0, FEW), (FEW, MANY)] {
+        for number in begin..end {
+            let key = layout::revision_link(&name(&numbered(number)), &digest);
+            registry.backend.write(&key, points.clone()).await.unwrap();
+        }
+        for after in [None, Some(numbered(end / 2))] {
+            let page = calls(&registry, async |registry| {
+                let page = registry.catalog(after.as_deref(), PAGE).await.unwrap();
+                assert_eq!(page.repositories.len(), PAGE);
+                let first = after.as_ref().map_or(0, |_| end / 2 + 1);
+                assert_eq!(page.repositories[0].as_str(), numbered(first));
+            });
+            paged.push(page.await);
+        }
+    }
+    // A look at each repository, and one below it: there may be more.
+    let [(Verb::Children, calls)] = paged[0][..] else { panic!("{paged:?}") };
+    assert!(calls <= 2 * (PAGE as u64 + 2), "{calls}");
+    assert_eq!(paged[0], paged[2]);
+    assert_eq!(paged[1], paged[3]);
+}
+
+#[tokio::test]
+async fn referrers_that_were_listed_once_are_listed_again_without_reading_them() {
+    let registry = empty_registry();
+    let subject = Digest::of(Algorithm::Sha256, b"subject");
+    for number in 0..FEW {
+        registry.push("team/app", &Artifact::about(Some(subject), &numbered(number)), &[]).await;
+    }
+    let list = async |registry: &Registry| {
+        let listed = registry.reader(name("team/app")).referrers(&subject).await.unwrap();
+        assert_eq!(listed.len(), FEW);
+    };
+    let total = |calls: &[(Verb, u64)]| calls.iter().map(|(_, calls)| calls).sum::<u64>();
+    let first = calls(&registry, list).await;
+    assert!(total(&first) >= FEW as u64, "{first:?}");
+    let again = calls(&registry, list).await;
+    assert!(total(&again) < 10, "{again:?}");
+}

@@ -1,0 +1,189 @@
+//! A real server whose system calls fail: `strace` gives them the errors that a full, broken or vanished disk would.
+
+use std::{fs, path::PathBuf, process::Command};
+
+use bytes::Bytes;
+use hyper::{Method, StatusCode};
+
+use crate::harness::{Image, Layer, TestRegistry, User, process::Process, tool, user::Answer};
+
+/// The calls by which a push touches its folder. `write` is not among them, since it also wakes the server's own threads.
+const CALLS: [&str; 11] = [
+    "mkdir",
+    "openat",
+    "statx",
+    "flock",
+    "ftruncate",
+    "pwritev",
+    "fdatasync",
+    "fsync",
+    "getdents64",
+    "rename",
+    "unlink,unlinkat",
+];
+
+#[tokio::test]
+async fn a_disk_without_room_refuses_and_loses_nothing() {
+    every_call_fails_with("ENOSPC", &[(507, "UNAVAILABLE")]).await;
+}
+
+#[tokio::test]
+async fn a_broken_disk_refuses_and_loses_nothing() {
+    every_call_fails_with("EIO", &[(503, "UNAVAILABLE")]).await;
+}
+
+#[tokio::test]
+async fn a_folder_that_became_forbidden_refuses_and_loses_nothing() {
+    every_call_fails_with("EACCES", &[(503, "UNAVAILABLE")]).await;
+}
+
+#[tokio::test]
+async fn a_folder_that_vanished_refuses_and_loses_nothing() {
+    // What is not there is unknown.
+    let answers = [
+        (503, "UNAVAILABLE"),
+        (404, "BLOB_UPLOAD_UNKNOWN"),
+        (404, "BLOB_UNKNOWN"),
+        (400, "MANIFEST_BLOB_UNKNOWN"),
+    ];
+    every_call_fails_with("ENOENT", &answers).await;
+}
+
+#[tokio::test]
+async fn an_upload_whose_state_cannot_be_written_is_carried_on_from_the_one_before() {
+    let Some(strace) = tool::debian("strace") else { return };
+    let registry = TestRegistry::start().await;
+    let alice = registry.user("alice");
+    let layer = Layer::random(300_000);
+    let upload = alice.begin_upload("team/app").await;
+    alice.send(&upload, layer.first(100_000)).await;
+    let id = upload.location().rsplit('/').next().unwrap().split('?').next().unwrap().to_owned();
+    let folder = registry.data().join("repositories/team/app/_uploads").join(id);
+
+    let state = folder.join("hashstates/sha256/200000");
+    let faults = Faults::inject(&strace, &registry, "write", "ENOSPC", "1+", Some(state)).await;
+    let octets = [("content-type", "application/octet-stream")];
+    let more = layer.from(100_000).slice(..100_000);
+    let refused = alice.ask(Method::PATCH, &upload.location(), &octets, more).await;
+    refused.expect(StatusCode::INSUFFICIENT_STORAGE);
+    assert!(faults.heal().await > 0);
+
+    assert_eq!(alice.upload_end(&upload).await, 100_000);
+    alice.send(&upload, layer.from(100_000)).await;
+    alice.finish(&upload, layer.digest()).await.expect(StatusCode::CREATED);
+    assert_eq!(alice.pull("team/app", layer.digest()).await, layer);
+}
+
+/// Pushes while every call of a kind, or every second one, fails, for each kind; a push that fails does so with one of these
+/// answers.
+async fn every_call_fails_with(error: &str, answers: &[(u16, &str)]) {
+    let Some(strace) = tool::debian("strace") else { return };
+    let registry = TestRegistry::start().await;
+    let alice = registry.user("alice");
+    let kept = some_image();
+    push(&alice, "kept", &kept).await.unwrap();
+    let mut acknowledged = vec![("kept".to_owned(), kept)];
+    for call in CALLS {
+        let mut failed = 0;
+        for when in ["1+", "2+2"] {
+            let tag = format!("{}-{when}", call.replace(',', "-")).replace('+', "x");
+            let image = some_image();
+            let faults = Faults::inject(&strace, &registry, call, error, when, None).await;
+            let outcome = push(&alice, &tag, &image).await;
+            alice.get("/healthz").await.expect(StatusCode::OK);
+            failed += faults.heal().await;
+
+            let story = format!("{call} {error} {when}");
+            if let Err(refused) = outcome {
+                let code = refused.json()["errors"][0]["code"].as_str().unwrap().to_owned();
+                assert!(answers.contains(&(refused.status.as_u16(), &code)), "{story}: {refused:?}");
+                // Without a restart it goes on.
+                if let Err(refused) = push(&alice, &tag, &image).await {
+                    panic!("again after {story}: {refused:?}");
+                }
+            }
+            acknowledged.push((tag, image));
+        }
+        assert!(failed > 0, "a push calls {call}");
+    }
+
+    let registry = registry.restart().await;
+    let bob = registry.user("bob");
+    assert_eq!(bob.tags("team/app").await.len(), acknowledged.len());
+    for (tag, image) in &acknowledged {
+        assert_eq!(bob.pull_manifest("team/app", tag).await, image.manifest, "{tag}");
+        for layer in &image.layers {
+            assert_eq!(bob.pull("team/app", layer.digest()).await, *layer, "{tag}");
+        }
+    }
+    registry.assert_blobs_whole();
+}
+
+fn some_image() -> Image {
+    Image::of(vec![Layer::random(100_000)])
+}
+
+/// Pushes an image: its layer in an upload of several requests, its config in one. Gives the answer that refused it.
+async fn push(user: &User, tag: &str, image: &Image) -> Result<(), Answer> {
+    let octets = [("content-type", "application/octet-stream")];
+    let uploads = "/v2/team/app/blobs/uploads/";
+    for layer in &image.layers {
+        let begun = accepted(user.ask(Method::POST, uploads, &[], Bytes::new()).await)?;
+        let location = begun.header("location").unwrap();
+        let sent = accepted(user.ask(Method::PATCH, location, &octets, layer.bytes()).await)?;
+        let location = sent.header("location").unwrap();
+        let mark = if location.contains('?') { '&' } else { '?' };
+        let last = format!("{location}{mark}digest={}", layer.digest());
+        accepted(user.ask(Method::PUT, &last, &[], Bytes::new()).await)?;
+    }
+    let config = format!("{uploads}?digest={}", Layer::from_bytes(image.config.clone()).digest());
+    accepted(user.ask(Method::POST, &config, &octets, image.config.clone()).await)?;
+    let manifest = format!("/v2/team/app/manifests/{tag}");
+    let kind = [("content-type", Image::MEDIA_TYPE)];
+    accepted(user.ask(Method::PUT, &manifest, &kind, image.manifest.clone()).await)?;
+    // Whoever was told so can pull, fault or no fault, unless pulling fails too.
+    let pulled = user.get(&manifest).await;
+    assert!(pulled.body == image.manifest || !pulled.status.is_success());
+    Ok(())
+}
+
+fn accepted(answer: Answer) -> Result<Answer, Answer> {
+    if answer.status.is_success() { Ok(answer) } else { Err(answer) }
+}
+
+/// System calls that fail for as long as it lives.
+struct Faults {
+    strace: Process,
+    log: tempfile::NamedTempFile,
+}
+
+impl Faults {
+    /// Lets those of a server's `calls` fail that `when` counts, by thread; with a `path`, only those on that file.
+    async fn inject(
+        strace: &std::path::Path,
+        registry: &TestRegistry,
+        calls: &str,
+        error: &str,
+        when: &str,
+        path: Option<PathBuf>,
+    ) -> Self {
+        let log = tempfile::NamedTempFile::new().unwrap();
+        let mut command = Command::new(strace);
+        command.arg("--follow-forks").arg("--output").arg(log.path());
+        command.arg(format!("--attach={}", registry.process_id()));
+        command.arg(format!("--trace={calls}"));
+        command.arg(format!("--inject={calls}:error={error}:when={when}"));
+        if let Some(path) = path {
+            command.arg("--trace-path").arg(path);
+        }
+        let attached = |line: &str| line.contains("attached").then_some(());
+        let (strace, ()) = Process::start(command, attached).await;
+        Self { strace, log }
+    }
+
+    /// Lets calls succeed again, and tells how many failed.
+    async fn heal(self) -> usize {
+        self.strace.interrupt().await;
+        fs::read_to_string(self.log.path()).unwrap().matches("(INJECTED)").count()
+    }
+}
