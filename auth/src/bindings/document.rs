@@ -115,7 +115,7 @@ impl Contents {
             }
             return Ok(());
         }
-        if !KINDS.contains(&kind.as_str()) || !version.starts_with("rbac.authorization.k8s.io/") {
+        if !version.starts_with("rbac.authorization.k8s.io/") {
             let it = format!("{kind} of {version} means nothing here and is ignored");
             self.ignored.push(At { line, it });
             return Ok(());
@@ -127,6 +127,9 @@ impl Contents {
         };
         if !is_ours {
             return Err(format!("{called}: apiVersion {version} is no longer served; write {VERSION}"));
+        }
+        if !KINDS.contains(&kind.as_str()) {
+            return Err(format!("{called}: {VERSION} has no such kind, but {}", KINDS.join(", ")));
         }
         let object = object(&kind, fields).map_err(|problem| format!("{called}: {problem}"))?;
         self.objects.push(At { line, it: object });

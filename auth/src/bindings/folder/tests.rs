@@ -115,6 +115,10 @@ fn what_the_api_server_would_refuse_is_refused_by_name() {
         ("a: 1\n".to_owned(), "f.yaml:1: it has no kind"),
         ("kind: Role\n".to_owned(), "f.yaml:1: it has no apiVersion"),
         (format!("{BINDING}kind: Role\n"), "f.yaml:6: not YAML: duplicate mapping key: kind"),
+        (
+            change("kind: RoleBinding", "kind: Rolebinding"),
+            "Rolebinding pullers: rbac.authorization.k8s.io/v1 has no",
+        ),
         (change("/v1\n", "/v1beta1\n"), "apiVersion rbac.authorization.k8s.io/v1beta1 is no longer served"),
         (change("name: pullers, ", ""), "f.yaml:1: RoleBinding: metadata.name: it is missing"),
         (change("pullers", "a/b"), "RoleBinding a/b: metadata.name: \"a/b\" is no name"),
