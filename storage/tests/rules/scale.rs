@@ -19,7 +19,7 @@ async fn calls(registry: &TestRegistry, act: impl AsyncFnOnce(&Registry)) -> Vec
     let counters = Arc::new(Counters::default());
     let counted = Surrounded::new(registry.backend.clone(), counters.clone());
     act(&Registry::new(Arc::new(counted), RegistryOptions::default())).await;
-    counters.counts().map(|(verb, count)| (verb, count.calls)).filter(|(_, calls)| *calls > 0).collect()
+    counters.counts().map(|(verb, count)| (verb, count.total())).filter(|(_, calls)| *calls > 0).collect()
 }
 
 fn numbered(number: usize) -> String {
