@@ -429,7 +429,7 @@ fn the_configurations_that_others_ship_are_understood() {
         (
             "distribution-3-example.yml",
             include_str!("../../tests/fixtures/config/distribution-3-example.yml"),
-            &["storage.tag.concurrencylimit", "auth.htpasswd.realm", "log.fields"],
+            &["storage.tag.concurrencylimit", "auth.htpasswd.realm"],
         ),
     ];
     for (name, text, expected) in loads {
