@@ -61,7 +61,7 @@ fn main() {
 fn binding(number: usize) -> Binding {
     let account = number % ACCOUNTS;
     let distance = number / ACCOUNTS * 100;
-    let role = if number % 3 == 0 { "system:image-builder" } else { "system:image-puller" };
+    let role = if number.is_multiple_of(3) { "system:image-builder" } else { "system:image-puller" };
     Binding {
         namespace: Some(namespace(account % NAMESPACES + distance)),
         name: format!("binding-{number}"),

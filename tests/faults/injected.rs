@@ -124,7 +124,7 @@ fn some_image() -> Image {
 }
 
 /// Pushes an image: its layer in an upload of several requests, its config in one. Gives the answer that refused it.
-async fn push(user: &User, tag: &str, image: &Image) -> Result<(), Answer> {
+async fn push(user: &User, tag: &str, image: &Image) -> Result<(), Box<Answer>> {
     let octets = [("content-type", "application/octet-stream")];
     let uploads = "/v2/team/app/blobs/uploads/";
     for layer in &image.layers {
@@ -147,8 +147,8 @@ async fn push(user: &User, tag: &str, image: &Image) -> Result<(), Answer> {
     Ok(())
 }
 
-fn accepted(answer: Answer) -> Result<Answer, Answer> {
-    if answer.status.is_success() { Ok(answer) } else { Err(answer) }
+fn accepted(answer: Answer) -> Result<Answer, Box<Answer>> {
+    if answer.status.is_success() { Ok(answer) } else { Err(Box::new(answer)) }
 }
 
 /// System calls that fail for as long as it lives.
