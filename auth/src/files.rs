@@ -34,7 +34,7 @@ pub enum FileError {
     },
 }
 
-/// All files that authentication rests on.
+/// All files that who and may they rest on.
 #[derive(Debug, Default)]
 pub struct Files(Mutex<Vec<Arc<dyn Reread>>>);
 
@@ -53,9 +53,13 @@ impl Files {
         let value = parsed(path, parse, &contents)?;
         let current = Arc::new(RwLock::new(Arc::new(value)));
         let seen = Mutex::new(contents);
-        let file = File { path: path.to_owned(), parse, seen, current: Arc::clone(&current) };
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).push(Arc::new(file));
+        self.add(Arc::new(File { path: path.to_owned(), parse, seen, current: Arc::clone(&current) }));
         Ok(Watched(current))
+    }
+
+    /// Has something else looked at along with the files.
+    pub(crate) fn add(&self, what: Arc<dyn Reread>) {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).push(what);
     }
 
     /// Looks at the files for ever, and uses what is new in them if it can be used.
@@ -100,7 +104,10 @@ impl<T> fmt::Debug for Watched<T> {
     }
 }
 
-trait Reread: fmt::Debug + Send + Sync {
+/// What is read again when it changes.
+pub(crate) trait Reread: fmt::Debug + Send + Sync {
+    /// Looks at it once, and uses what is new if it can be used. Each change is tried once: while a bad one lasts, the log
+    /// says so once. Blocks.
     fn use_if_new(&self);
 }
 
@@ -113,7 +120,6 @@ struct File<T> {
 }
 
 impl<T: Send + Sync> Reread for File<T> {
-    /// Each change is tried once.
     fn use_if_new(&self) {
         let file = self.path.display();
         let mut seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner);

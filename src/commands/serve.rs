@@ -2,7 +2,7 @@
 
 use std::io::{self, IsTerminal, Write};
 use std::sync::Arc;
-use std::time::{Duration, SystemTime};
+use std::time::SystemTime;
 
 use anyhow::Context;
 use auth::bindings::Folder;
@@ -54,9 +54,6 @@ pub async fn serve(config: Config) -> anyhow::Result<()> {
         Auth::Login(settings) => {
             let realm = settings.realm.clone().or_else(|| configured_host(&config.http));
             let prepared = tokio::task::spawn_blocking(move || Logins::prepare(&settings, realm)).await??;
-            if let Some(folder) = prepared.folder {
-                background.spawn(folder.keep_current(FOLDER_INTERVAL));
-            }
             background.spawn(prepared.files.keep_current());
             (prepared.authorizer, Some(prepared.login))
         }
@@ -126,16 +123,11 @@ pub async fn serve(config: Config) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// How often a folder of bindings is looked at.
-const FOLDER_INTERVAL: Duration = Duration::from_secs(2);
-
 /// All that logins need, read and ready.
 struct Logins {
     login: Login,
     authorizer: Arc<dyn Authorizer>,
-    /// Of the bindings, if they come from one.
-    folder: Option<Arc<Folder>>,
-    /// All other files.
+    /// What both rest on.
     files: Arc<Files>,
 }
 
@@ -177,16 +169,18 @@ impl Logins {
             let users = Arc::new(Htpasswd::read(path, &files)?);
             authenticators = authenticators.then(users, Attempts::Limited);
         }
-        let (authorizer, folder): (Arc<dyn Authorizer>, _) = match &settings.permission {
-            Permission::Users => (Arc::new(AnyUser::new()), None),
+        let authorizer: Arc<dyn Authorizer> = match &settings.permission {
+            Permission::Users => Arc::new(AnyUser::new()),
             Permission::Folder(path) => {
-                let folder = Arc::new(Folder::open(path)?);
-                (folder.authorizer(), Some(folder))
+                let folder = Folder::open(path)?;
+                let authorizer = folder.authorizer();
+                folder.reread_with(&files);
+                authorizer
             }
         };
         let challenge = Challenge::new(settings.challenge, realm, TOKEN_PATHS[0].to_owned());
         let login = Login::new(authenticators, tokens, challenge);
-        Ok(Self { login, authorizer, folder, files: Arc::new(files) })
+        Ok(Self { login, authorizer, files: Arc::new(files) })
     }
 }
 

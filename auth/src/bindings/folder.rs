@@ -10,11 +10,11 @@ use std::hash::{DefaultHasher, Hash, Hasher};
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Duration;
 
 use super::BUILT_IN;
 use super::aggregation::{ClusterRole, aggregate};
 use super::document::{Contents, Object};
+use crate::files::{Files, Reread};
 use crate::rbac::{Policy, Rbac};
 
 /// A folder of roles and bindings, and the policy that it makes.
@@ -84,19 +84,14 @@ impl Folder {
         Arc::clone(&self.rbac)
     }
 
-    /// Looks at the folder for ever, at each `interval`, and uses what is new in it if it can be used.
-    pub async fn keep_current(self: Arc<Self>, interval: Duration) {
-        loop {
-            tokio::time::sleep(interval).await;
-            let this = Arc::clone(&self);
-            if tokio::task::spawn_blocking(move || this.use_if_new()).await.is_err() {
-                return;
-            }
-        }
+    /// Has it looked at along with `files`, whenever they are.
+    pub fn reread_with(self, files: &Files) {
+        files.add(Arc::new(self));
     }
+}
 
-    /// Looks at the folder once. Each change is tried once: while a bad one lasts, the log says so once. It blocks.
-    pub fn use_if_new(&self) {
+impl Reread for Folder {
+    fn use_if_new(&self) {
         let folder = self.path.display();
         let mut seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
         let unread = |error: FolderError| {

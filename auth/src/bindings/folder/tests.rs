@@ -319,12 +319,13 @@ fn what_kubernetes_mounts_is_followed() {
 async fn a_change_is_found_by_itself() {
     let folder = tempfile::tempdir().unwrap();
     fs::write(folder.path().join("team.yaml"), BINDING).unwrap();
-    let read = Arc::new(Folder::open(folder.path()).unwrap());
+    let (read, files) = (Folder::open(folder.path()).unwrap(), Arc::new(Files::new()));
     let rbac = read.authorizer();
-    let watcher = tokio::spawn(Arc::clone(&read).keep_current(Duration::from_secs(2)));
+    read.reread_with(&files);
+    let watcher = tokio::spawn(files.keep_current());
     fs::write(folder.path().join("team.yaml"), BINDING.replace("alice", "bob")).unwrap();
     while !rbac.read(|policy| may(policy, "bob", "team")) {
-        tokio::time::sleep(Duration::from_secs(1)).await;
+        tokio::time::sleep(std::time::Duration::from_secs(1)).await;
     }
     watcher.abort();
 }
