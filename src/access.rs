@@ -42,9 +42,9 @@ pub struct DeleteAccess(Deleter);
 /// May list repositories: all, or those that the caller may pull.
 #[derive(Debug)]
 pub struct CatalogAccess {
-    registry: Registry,
+    gate: Gate,
     /// Whose rights decide which are shown; none if all are.
-    shown_to: Option<(Gate, Identity)>,
+    shown_to: Option<Identity>,
 }
 
 impl Gate {
@@ -111,8 +111,7 @@ impl Gate {
     /// When it cannot be known which.
     pub async fn catalog(&self, caller: &Identity) -> Result<CatalogAccess, ApiError> {
         let sees_all = self.allows(caller, &everywhere("list", "imagestreams", "")).await?;
-        let shown_to = (!sees_all).then(|| (self.clone(), caller.clone()));
-        Ok(CatalogAccess { registry: self.registry.clone(), shown_to })
+        Ok(CatalogAccess { gate: self.clone(), shown_to: (!sees_all).then(|| caller.clone()) })
     }
 
     /// A permit to take a blob without naming the repository it lies in: only for whoever may pull from all of them.
@@ -147,16 +146,15 @@ impl CatalogAccess {
     /// # Errors
     /// When the store fails, or it cannot be known what the caller may see.
     pub async fn page(&self, after: Option<&str>, limit: usize) -> Result<CatalogPage, ApiError> {
-        let Some((gate, caller)) = &self.shown_to else {
-            return Ok(self.registry.catalog(after, limit).await?);
-        };
+        let registry = &self.gate.registry;
+        let Some(caller) = &self.shown_to else { return Ok(registry.catalog(after, limit).await?) };
         let mut shown = CatalogPage::default();
         let mut after = after.map(str::to_owned);
         loop {
-            let page = self.registry.catalog(after.as_deref(), limit.max(CATALOG_LOOK)).await?;
+            let page = registry.catalog(after.as_deref(), limit.max(CATALOG_LOOK)).await?;
             for repository in page.repositories {
                 after = Some(repository.as_str().to_owned());
-                if !gate.allows(caller, &layers("get", &repository)).await? {
+                if !self.gate.allows(caller, &layers("get", &repository)).await? {
                     continue;
                 }
                 if shown.repositories.len() == limit {
