@@ -201,12 +201,10 @@ impl Families<'_, '_> {
         name: &str,
         help: &str,
         unit: Option<Unit>,
-        mut values: impl Iterator<Item = (L, u64)>,
+        values: impl Iterator<Item = (L, u64)>,
     ) -> fmt::Result {
-        self.rows(name, help, unit, MetricType::Counter, |mut rows| {
-            values
-                .try_for_each(|(labels, value)| ConstCounter::new(value).encode(rows.encode_family(&labels)?))
-        })
+        let values = values.map(|(labels, value)| (labels, ConstCounter::new(value)));
+        self.numbers(name, help, unit, MetricType::Counter, values)
     }
 
     fn gauges<L: EncodeLabelSet>(
@@ -214,10 +212,22 @@ impl Families<'_, '_> {
         name: &str,
         help: &str,
         unit: Option<Unit>,
-        mut values: impl Iterator<Item = (L, u64)>,
+        values: impl Iterator<Item = (L, u64)>,
     ) -> fmt::Result {
-        self.rows(name, help, unit, MetricType::Gauge, |mut rows| {
-            values.try_for_each(|(labels, value)| ConstGauge::new(value).encode(rows.encode_family(&labels)?))
+        let values = values.map(|(labels, value)| (labels, ConstGauge::new(value)));
+        self.numbers(name, help, unit, MetricType::Gauge, values)
+    }
+
+    fn numbers<L: EncodeLabelSet, N: EncodeMetric>(
+        &mut self,
+        name: &str,
+        help: &str,
+        unit: Option<Unit>,
+        kind: MetricType,
+        mut numbers: impl Iterator<Item = (L, N)>,
+    ) -> fmt::Result {
+        self.rows(name, help, unit, kind, |mut rows| {
+            numbers.try_for_each(|(labels, number)| number.encode(rows.encode_family(&labels)?))
         })
     }
 
