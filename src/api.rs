@@ -31,14 +31,14 @@ use storage::{Digest, MissingReferences, Reference};
 use tokio_util::task::TaskTracker;
 use tracing::Instrument;
 
-use self::endpoint::{Endpoint, Right};
+use self::endpoint::{Endpoint, PathError, Right};
 use self::error::ApiError;
 use self::location::{Base, Urls};
 use self::page::PageSizes;
 use self::uploads::state::StateKey;
 use crate::access::Gate;
 use crate::config::{Deletion, ForeignUrls, Mode};
-use crate::login::challenge::Reason;
+use crate::login::challenge::{Called, Reason};
 use crate::login::{Caller, Login};
 use crate::server::Particulars;
 
@@ -138,28 +138,40 @@ impl Api {
 
     /// Finds out who asks, and asks whoever may not, and is nobody in particular, to log in.
     async fn admit(&self, request: Parts, body: Body) -> Result<Response, ApiError> {
-        let Some(login) = &self.0.login else { return self.route(&Caller::anonymous(), request, body).await };
+        let endpoint = Endpoint::parse(request.uri.path());
+        let Some(login) = &self.0.login else {
+            return self.route(&Caller::anonymous(), endpoint, request, body).await;
+        };
         let caller = login.caller(&request).await?;
         if !caller.is_anonymous() {
-            return self.route(&caller, request, body).await;
+            return self.route(&caller, endpoint, request, body).await;
         }
-        let endpoint = Endpoint::parse(request.uri.path()).ok();
-        let scope = endpoint.as_ref().and_then(|endpoint| endpoint.scope(&request.method));
-        let challenge = login.challenge(&request, scope.as_deref().map_or(Reason::Missing, Reason::Scope));
+        let called = Called::by(&request);
         // Otherwise every login would seem to succeed.
-        if endpoint == Some(Endpoint::Base) && !caller.showed_credential {
-            return Err(ApiError::Unauthorized { challenge });
+        if endpoint == Ok(Endpoint::Base) && !caller.showed_credential {
+            return Err(login.unauthorized(&called, Reason::Missing));
         }
-        match self.route(&caller, request, body).await {
-            Err(ApiError::Denied { .. }) => Err(ApiError::Unauthorized { challenge }),
+        let (uri, method) = (request.uri.clone(), request.method.clone());
+        match self.route(&caller, endpoint, request, body).await {
+            Err(ApiError::Denied { .. }) => {
+                let scope = Endpoint::parse(uri.path()).ok().and_then(|endpoint| endpoint.scope(&method));
+                let reason = scope.as_deref().map_or(Reason::Missing, Reason::Scope);
+                Err(login.unauthorized(&called, reason))
+            }
             answer => answer,
         }
     }
 
-    async fn route(&self, caller: &Caller, request: Parts, body: Body) -> Result<Response, ApiError> {
+    async fn route(
+        &self,
+        caller: &Caller,
+        endpoint: Result<Endpoint, PathError>,
+        request: Parts,
+        body: Body,
+    ) -> Result<Response, ApiError> {
         let method = &request.method;
         let particulars = request.extensions.get::<Arc<Particulars>>();
-        let endpoint = Endpoint::parse(request.uri.path()).map_err(|error| error.answer_to(method))?;
+        let endpoint = endpoint.map_err(|error| error.answer_to(method))?;
         if let Some(particulars) = particulars {
             particulars.is_about(&endpoint);
         }

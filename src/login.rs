@@ -26,7 +26,7 @@ use base64::prelude::BASE64_STANDARD;
 use http_body_util::{BodyExt, Limited};
 use serde::Serialize;
 
-use self::challenge::{Challenge, Reason};
+use self::challenge::{Called, Challenge, Reason};
 use crate::api::error::ApiError;
 use crate::server::Peer;
 
@@ -92,7 +92,7 @@ impl Login {
     /// # Errors
     /// [`ApiError::Unauthorized`] if what is shown is not good; [`ApiError::Unavailable`] if that cannot be found out.
     pub async fn caller(&self, request: &Parts) -> Result<Caller, ApiError> {
-        let refused = || ApiError::Unauthorized { challenge: self.challenge(request, Reason::Invalid) };
+        let refused = || self.unauthorized(&Called::by(request), Reason::Invalid);
         let credential = match credential(&request.headers) {
             Shown::Nothing => return Ok(Caller::anonymous()),
             Shown::Credential(credential) => credential,
@@ -104,9 +104,9 @@ impl Login {
         }
     }
 
-    /// The header that asks the sender of `request` to log in.
-    pub fn challenge(&self, request: &Parts, reason: Reason<'_>) -> axum::http::HeaderValue {
-        self.0.challenge.header(request, reason)
+    /// The answer that asks whoever `called` to log in.
+    pub fn unauthorized(&self, called: &Called, reason: Reason<'_>) -> ApiError {
+        ApiError::Unauthorized { challenge: self.0.challenge.header(called, reason) }
     }
 
     /// `GET` and `POST` of the token endpoint: a token for a credential, or one for nobody.

@@ -23,6 +23,35 @@ pub struct Challenge {
     path: String,
 }
 
+/// Where a client called, kept for when the request is gone: the answer tells whether it is needed.
+#[derive(Clone, Debug)]
+pub struct Called {
+    header: Option<HeaderValue>,
+    authority: Option<Authority>,
+    encrypted: bool,
+}
+
+impl Called {
+    /// Where the client that sent `request` called.
+    pub fn by(request: &Parts) -> Self {
+        // A proxy that ends TLS says so. Believing anybody who says it can only make the way to the same host safer.
+        let behind_tls = request.headers.get("x-forwarded-proto").is_some_and(|scheme| scheme == "https");
+        Self {
+            header: request.headers.get(header::HOST).cloned(),
+            authority: request.uri.authority().cloned(),
+            encrypted: behind_tls || request.extensions.get::<Scheme>() == Some(&Scheme::HTTPS),
+        }
+    }
+
+    fn origin(&self) -> Option<(Scheme, Authority)> {
+        let host = match &self.header {
+            Some(host) => host.to_str().ok()?.parse().ok()?,
+            None => self.authority.clone()?,
+        };
+        Some((if self.encrypted { Scheme::HTTPS } else { Scheme::HTTP }, host))
+    }
+}
+
 /// What a challenge is about.
 #[derive(Clone, Copy, Debug)]
 pub enum Reason<'a> {
@@ -41,8 +70,8 @@ impl Challenge {
     }
 
     /// The header for one request.
-    pub fn header(&self, request: &Parts, reason: Reason<'_>) -> HeaderValue {
-        let mut text = match (self.scheme, self.origin(request)) {
+    pub fn header(&self, called: &Called, reason: Reason<'_>) -> HeaderValue {
+        let mut text = match (self.scheme, self.origin(called)) {
             (config::Challenge::Bearer, Some((scheme, host))) => {
                 format!("Bearer realm=\"{scheme}://{host}{}\",service=\"{host}\"", self.path)
             }
@@ -67,18 +96,11 @@ impl Challenge {
         value(basic())
     }
 
-    fn origin(&self, request: &Parts) -> Option<(Scheme, Authority)> {
-        if let Some(origin) = &self.origin {
-            return Some((origin.scheme()?.clone(), origin.authority()?.clone()));
+    fn origin(&self, called: &Called) -> Option<(Scheme, Authority)> {
+        match &self.origin {
+            Some(origin) => Some((origin.scheme()?.clone(), origin.authority()?.clone())),
+            None => called.origin(),
         }
-        let host = match request.headers.get(header::HOST) {
-            Some(host) => host.to_str().ok()?.parse().ok()?,
-            None => request.uri.authority()?.clone(),
-        };
-        // A proxy that ends TLS says so. Believing anybody who says it can only make the way to the same host safer.
-        let behind_tls = request.headers.get("x-forwarded-proto").is_some_and(|scheme| scheme == "https");
-        let encrypted = behind_tls || request.extensions.get::<Scheme>() == Some(&Scheme::HTTPS);
-        Some((if encrypted { Scheme::HTTPS } else { Scheme::HTTP }, host))
     }
 }
 
@@ -102,7 +124,7 @@ mod tests {
             request = request.header(*name, *value);
         }
         let (parts, ()) = request.body(()).unwrap().into_parts();
-        challenge.header(&parts, reason).to_str().unwrap().to_owned()
+        challenge.header(&Called::by(&parts), reason).to_str().unwrap().to_owned()
     }
 
     #[test]
