@@ -220,7 +220,7 @@ impl Stage for VolumeStage {
         Ok(Object { size: self.end, content: Content::File(self.data.clone()) })
     }
 
-    async fn publish(mut self: Box<Self>, to: &Key) -> Result<(), BackendError> {
+    async fn publish(self: Box<Self>, to: &Key) -> Result<(), BackendError> {
         let Self { files, key, data, .. } = *self;
         let to: PathBuf = files.path(to.as_str());
         blocking("publish", &key.to_string(), move || {
