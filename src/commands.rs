@@ -1,6 +1,7 @@
 //! What the binary does, a file a command, and how each is called.
 
 pub mod config;
+mod logins;
 pub mod serve;
 
 use std::collections::BTreeMap;

@@ -637,7 +637,8 @@ pub struct Login {
     pub issuers: Vec<Issuer>,
     /// The audiences of the registry.
     pub audiences: Vec<String>,
-    /// The audiences of the API server, if its tokens are good here.
+    /// The audiences of the API server, if its tokens are good here; with a cluster and without any audience they are, and it
+    /// knows its own.
     pub api_server_audiences: Vec<String>,
     /// How long after it was made a token of a service account is good.
     pub longest_token_age: Duration,
@@ -662,6 +663,30 @@ pub enum Permission {
     Users,
     /// Roles and bindings in the files of a folder.
     Folder(PathBuf),
+    /// A cluster.
+    Cluster(Cluster),
+}
+
+/// A cluster that knows who somebody is and what they may.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct Cluster {
+    /// The file of its address and of what the registry shows to it; without one they are those of every pod.
+    pub kubeconfig: Option<PathBuf>,
+    /// How it tells what somebody may.
+    pub permission: ClusterPermission,
+    /// How long what it told counts while it is away.
+    pub outage: Duration,
+    /// How long a token may be good whose pod or Secret is gone.
+    pub revocation: Duration,
+}
+
+/// How a cluster tells what somebody may.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum ClusterPermission {
+    /// By its roles and bindings, which are watched.
+    Bindings,
+    /// By an answer to each question.
+    AccessReviews,
 }
 
 /// Who makes tokens of service accounts.
@@ -669,8 +694,24 @@ pub enum Permission {
 pub struct Issuer {
     /// What the tokens have as `iss`.
     pub name: String,
-    /// The file of the keys that verify them.
-    pub keys: PathBuf,
+    /// The keys that verify them.
+    pub keys: Keys,
+}
+
+/// Where the keys of an issuer are found.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub enum Keys {
+    /// In a file.
+    File(PathBuf),
+    /// Where the issuer publishes them, or says that it does (OpenID Connect Discovery 1.0).
+    Published {
+        /// The URL of the keys themselves, if it is not the issuer that is asked where they are.
+        at: Option<Uri>,
+        /// The file of the authorities of whoever serves them, if it is not one that this machine trusts anyway.
+        authorities: Option<PathBuf>,
+    },
+    /// In the cluster: they are its own.
+    OfCluster,
 }
 
 /// How clients are asked to log in.

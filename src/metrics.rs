@@ -8,6 +8,7 @@ use std::fmt;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
+use auth::Contact;
 use axum::Router;
 use axum::http::{HeaderMap, StatusCode, header};
 use axum::response::{IntoResponse, Response};
@@ -171,7 +172,19 @@ impl Collector for Measured {
         family.gauges("cache_size", "The memory of what is remembered", Some(Unit::Bytes), bytes)?;
 
         let ready = u64::from(readiness.is_ready());
-        family.gauge("ready", "Whether the store answered when it was last looked at", None, ready)
+        let help = "Whether the store answers, and it is known who may do what";
+        family.gauge("ready", help, None, ready)?;
+        let Some(cluster) = readiness.cluster() else { return Ok(()) };
+        let heard = u64::from(cluster.contact() == Contact::Current);
+        family.gauge("cluster_heard", "Whether the API server is heard of", None, heard)?;
+        let help = "What the API server was asked about tokens, keys and permissions";
+        let questions = cluster.questions();
+        family.counters(
+            "cluster_questions",
+            help,
+            None,
+            questions.map(|(answer, count)| ([("answer", answer)], count)).into_iter(),
+        )
     }
 }
 

@@ -4,6 +4,7 @@
 //! be taken for a shared secret. Each set belongs to one issuer: a key of one never verifies a token of another.
 
 mod fetched;
+mod published;
 
 use std::path::Path;
 use std::sync::Arc;
@@ -25,6 +26,7 @@ use crate::AuthenticationError;
 use crate::files::{FileError, Files, Watched};
 
 pub use self::fetched::FetchKeys;
+pub use self::published::{PublishedKeys, PublishedKeysError};
 
 /// The keys of one issuer.
 #[derive(Debug)]

@@ -9,6 +9,7 @@
 
 mod explanation;
 mod objects;
+mod replacement;
 
 use std::collections::HashMap;
 use std::iter;
@@ -18,6 +19,7 @@ use async_trait::async_trait;
 
 pub use explanation::{Explanation, Grant, Lack, Remedy, Shortfall};
 pub use objects::{Binding, Role, RoleKind, RoleRef, Subject};
+pub use replacement::Reach;
 
 use self::objects::label;
 use crate::{AuthError, Authorizer, Decision, Identity, PolicyRule, ResourceAttributes};
@@ -78,7 +80,7 @@ struct Scope {
 }
 
 /// A binding, ready to be found.
-#[derive(Debug)]
+#[derive(Debug, Eq, PartialEq)]
 struct Bound {
     /// What a decision calls it, such as `RoleBinding team/pullers`.
     label: Arc<str>,
@@ -135,25 +137,13 @@ impl Policy {
 
     /// Adds a binding, or changes it.
     pub fn put_binding(&mut self, binding: Binding) {
-        let label = binding.label();
-        self.unbind(binding.namespace.as_deref(), &label);
-        let namespace = binding.namespace.as_deref();
-        let mut subjects: Vec<Holder> = Vec::with_capacity(binding.subjects.len());
-        for subject in binding.subjects {
-            subjects.extend(match subject {
-                Subject::User(name) => Some(Holder::User(name.into())),
-                Subject::Group(name) => Some(Holder::Group(name.into())),
-                // One that lies nowhere is nobody.
-                Subject::ServiceAccount { namespace: own, name } => own
-                    .as_deref()
-                    .filter(|own| !own.is_empty())
-                    .or(namespace)
-                    .map(|namespace| Holder::User(service_account(namespace, &name).into())),
-            });
-        }
-        subjects.sort_unstable();
-        subjects.dedup();
-        let bound = Arc::new(Bound { label: label.into(), role: binding.role, subjects: subjects.into() });
+        let namespace = binding.namespace.clone();
+        self.add(namespace.as_deref(), Bound::from(binding));
+    }
+
+    fn add(&mut self, namespace: Option<&str>, bound: Bound) {
+        self.unbind(namespace, &bound.label);
+        let bound = Arc::new(bound);
         let scope = self.scope_mut(namespace);
         for subject in &bound.subjects {
             scope.named_by(subject).push(Arc::clone(&bound));
@@ -241,6 +231,29 @@ impl Scope {
 
     fn is_empty(&self) -> bool {
         self.roles.is_empty() && self.bindings.is_empty()
+    }
+}
+
+impl From<Binding> for Bound {
+    fn from(binding: Binding) -> Self {
+        let label = binding.label().into();
+        let namespace = binding.namespace.as_deref();
+        let mut subjects: Vec<Holder> = Vec::with_capacity(binding.subjects.len());
+        for subject in binding.subjects {
+            subjects.extend(match subject {
+                Subject::User(name) => Some(Holder::User(name.into())),
+                Subject::Group(name) => Some(Holder::Group(name.into())),
+                // One that lies nowhere is nobody.
+                Subject::ServiceAccount { namespace: own, name } => own
+                    .as_deref()
+                    .filter(|own| !own.is_empty())
+                    .or(namespace)
+                    .map(|namespace| Holder::User(service_account(namespace, &name).into())),
+            });
+        }
+        subjects.sort_unstable();
+        subjects.dedup();
+        Self { label, role: binding.role, subjects: subjects.into() }
     }
 }
 

@@ -14,19 +14,34 @@ use crate::compact_token::{CompactToken, MalformedToken};
 use crate::{Authenticated, AuthenticationError, Authenticator, Clock, Credential, Identity, KeySet};
 
 mod claims;
+mod watched;
+
+pub use self::watched::WatchedAccounts;
 
 use self::claims::{Claims, Subject};
 
 /// The issuer of tokens that Kubernetes kept in Secrets: without an audience, without an end.
 pub const LEGACY_ISSUER: &str = "kubernetes/serviceaccount";
 
+/// The claim that all other tokens of service accounts have, and no others.
+const BOUND: &str = "kubernetes.io";
+
 /// Who signs tokens, and the keys that are theirs alone.
 #[derive(Debug)]
 pub struct Issuer {
-    /// What their tokens have as `iss`, compared byte by byte.
-    pub name: String,
+    /// What their tokens have as `iss`.
+    pub name: IssuerName,
     /// Their public keys.
     pub keys: KeySet,
+}
+
+/// What tokens call who signed them.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub enum IssuerName {
+    /// Exactly this.
+    Exactly(String),
+    /// Anything: the keys are those of a cluster, which may have had several names and is asked about each token besides.
+    AnyOfCluster,
 }
 
 /// Which tokens are good.
@@ -34,9 +49,8 @@ pub struct Issuer {
 pub struct TokenRules {
     /// The audiences that are the registry's own.
     pub audiences: Vec<String>,
-    /// The audiences of the API server, if tokens for it are accepted here; otherwise none. A token without an audience,
-    /// as [`LEGACY_ISSUER`] makes them, is one for the API server.
-    pub api_server_audiences: Vec<String>,
+    /// Whether a token for the API server is good here too.
+    pub api_server: ApiServerTokens,
     /// Whether a token may be for others as well. Each of its audiences could show it here.
     pub other_audiences: OtherAudiences,
     /// How far the clocks of issuer and registry may differ.
@@ -45,6 +59,17 @@ pub struct TokenRules {
     /// tokens good for a year and renews them every hour: whoever reads the file anew is never refused, a copy that got
     /// away is useless after this time. [`LEGACY_ISSUER`] does not say when it issued a token.
     pub max_age: Duration,
+}
+
+/// Whether tokens for the API server are accepted. A token without an audience, as [`LEGACY_ISSUER`] makes them, is one.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub enum ApiServerTokens {
+    /// They are not.
+    Refused,
+    /// They are, and these are its audiences.
+    For(Vec<String>),
+    /// They are, and it knows its audiences: it is asked about each token.
+    AskedAbout,
 }
 
 /// What else may stand beside an accepted audience.
@@ -61,7 +86,7 @@ impl TokenRules {
     pub fn for_audiences(audiences: Vec<String>) -> Self {
         Self {
             audiences,
-            api_server_audiences: Vec::new(),
+            api_server: ApiServerTokens::Refused,
             other_audiences: OtherAudiences::Tolerated,
             leeway: Duration::from_secs(60),
             max_age: Duration::from_secs(24 * 60 * 60),
@@ -69,12 +94,16 @@ impl TokenRules {
     }
 
     fn accept_audiences(&self, audiences: &[String]) -> Result<(), TokenError> {
+        let of_api_server: &[String] = match &self.api_server {
+            ApiServerTokens::AskedAbout => return Ok(()),
+            ApiServerTokens::For(names) => names,
+            ApiServerTokens::Refused => &[],
+        };
         if audiences.is_empty() {
             // Kubernetes itself reads it so.
-            return if self.api_server_audiences.is_empty() { Err(TokenError::Audience) } else { Ok(()) };
+            return if of_api_server.is_empty() { Err(TokenError::Audience) } else { Ok(()) };
         }
-        let is_accepted =
-            |audience| self.audiences.contains(audience) || self.api_server_audiences.contains(audience);
+        let is_accepted = |audience| self.audiences.contains(audience) || of_api_server.contains(audience);
         if !audiences.iter().any(is_accepted) {
             return Err(TokenError::Audience);
         }
@@ -212,10 +241,15 @@ impl ServiceAccounts {
         &self,
         token: &CompactToken<'_>,
         issuer: &Issuer,
-    ) -> Result<Authenticated, AuthenticationError> {
+    ) -> Result<Option<Authenticated>, AuthenticationError> {
         let keys = issuer.keys.named(token.key_id.as_deref()).await?;
         if keys.is_empty() {
-            return Err(TokenError::Key.into());
+            // A cluster may keep some of its keys to itself.
+            return if issuer.name == IssuerName::AnyOfCluster {
+                Ok(None)
+            } else {
+                Err(TokenError::Key.into())
+            };
         }
         if !keys.iter().any(|key| key.verifies(&token.algorithm, token.signed, &token.signature)) {
             return Err(TokenError::Signature.into());
@@ -225,7 +259,7 @@ impl ServiceAccounts {
         self.rules.accept_audiences(&claims.audiences)?;
         let identity = Arc::new(Subject::read(&token.claims, &claims)?.identity());
         ensure_current(self.accounts.as_deref(), &identity)?;
-        Ok(Authenticated { identity, expires })
+        Ok(Some(Authenticated { identity, expires }))
     }
 }
 
@@ -237,12 +271,20 @@ impl Authenticator for ServiceAccounts {
             return Ok(None);
         }
         let token = CompactToken::parse(text).map_err(TokenError::from)?;
-        let issuer = self.issuers.iter().find(|issuer| Some(issuer.name.as_str()) == token.issuer());
-        match issuer {
-            Some(issuer) => self.verify(&token, issuer).await.map(Some),
+        let signed_it = |issuer: &&Issuer| match &issuer.name {
+            IssuerName::Exactly(name) => Some(name.as_str()) == token.issuer(),
+            IssuerName::AnyOfCluster => is_of_service_account(&token),
+        };
+        match self.issuers.iter().find(signed_it) {
+            Some(issuer) => self.verify(&token, issuer).await,
             None => Ok(None),
         }
     }
+}
+
+/// Whether `token` claims to be a service account's, whoever made it.
+pub(crate) fn is_of_service_account(token: &CompactToken<'_>) -> bool {
+    token.claims.contains_key(BOUND) || token.issuer() == Some(LEGACY_ISSUER)
 }
 
 /// Refuses a service account that `accounts` knows to be gone.

@@ -5,12 +5,7 @@ use std::sync::Arc;
 use std::time::SystemTime;
 
 use anyhow::Context;
-use auth::bindings::Folder;
-use auth::{
-    AnyUser, Attempts, AuthenticatorOptions, Authenticators, Authorizer, Clock, Everyone, Files, Htpasswd,
-    KeySet, RegistryTokenKeys, RegistryTokens, ServiceAccounts, TokenRules, TokensFile,
-};
-use http::Uri;
+use auth::{Authorizer, Everyone};
 use storage::backend::Backend;
 use storage::backend::around::Surrounded;
 use storage::backend::bucket::Bucket;
@@ -20,15 +15,14 @@ use storage::{Purge, Registry, RegistryOptions};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::task::JoinSet;
 
+use super::logins::Logins;
 use crate::access::Gate;
 use crate::api::location::Urls;
 use crate::api::page::PageSizes;
 use crate::api::uploads::state::StateKey;
 use crate::api::{Api, ApiOptions};
-use crate::config::{self, Auth, Config, Http, Locations, Mode, Permission, PurgeAction, Purging};
+use crate::config::{self, Auth, Config, Http, Mode, PurgeAction, Purging};
 use crate::health::Readiness;
-use crate::login::challenge::Challenge;
-use crate::login::{Login, TOKEN_PATHS};
 use crate::metrics::{Measured, Metrics};
 use crate::server::Server;
 use crate::traces::{self, Traced};
@@ -46,20 +40,19 @@ pub async fn serve(config: Config) -> anyhow::Result<()> {
     let backend = Arc::new(Surrounded::new(backend, Arc::clone(&counters)));
     let registry = Registry::new(backend, registry_options(&config));
     let mut background = JoinSet::new();
-    let (authorizer, login) = match config.auth.clone() {
+    let (authorizer, login, cluster) = match &config.auth {
         Auth::Anyone => {
             let everyone: Arc<dyn Authorizer> = Arc::new(Everyone::new());
-            (everyone, None)
+            (everyone, None, None)
         }
         Auth::Login(settings) => {
-            let realm = settings.realm.clone().or_else(|| configured_host(&config.http));
-            let prepared = tokio::task::spawn_blocking(move || Logins::prepare(&settings, realm)).await??;
-            background.spawn(prepared.files.keep_current());
-            (prepared.authorizer, Some(prepared.login))
+            let logins = Logins::prepare(settings, &config.http).await?;
+            background.spawn(logins.upkeep);
+            (logins.authorizer, Some(logins.login), logins.cluster)
         }
     };
     let api = Api::new(Gate::new(authorizer, registry.clone()), login.clone(), api_options(&config));
-    let readiness = Readiness::new();
+    let readiness = Readiness::new(cluster);
     let metrics = Metrics::default();
     let measured = Measured {
         metrics: metrics.clone(),
@@ -121,75 +114,6 @@ pub async fn serve(config: Config) -> anyhow::Result<()> {
     background.shutdown().await;
     tracing::info!("stopped");
     Ok(())
-}
-
-/// All that logins need, read and ready.
-struct Logins {
-    login: Login,
-    authorizer: Arc<dyn Authorizer>,
-    /// What both rest on.
-    files: Arc<Files>,
-}
-
-impl Logins {
-    /// Reads what the configuration names. It blocks.
-    fn prepare(settings: &config::Login, realm: Option<Uri>) -> anyhow::Result<Self> {
-        let (clock, files) = (Clock::system(), Files::new());
-        let token_keys = match &settings.token_keys {
-            Some(path) => RegistryTokenKeys::from_file(path, &files)?,
-            None => RegistryTokenKeys::random()?,
-        };
-        let audience = realm.as_ref().and_then(Uri::authority).map_or("wharf", |host| host.as_str());
-        let tokens = Arc::new(RegistryTokens::new(
-            token_keys,
-            audience.to_owned(),
-            settings.token_lifetime,
-            None,
-            clock.clone(),
-        ));
-        let rules = TokenRules {
-            api_server_audiences: settings.api_server_audiences.clone(),
-            max_age: settings.longest_token_age,
-            ..TokenRules::for_audiences(settings.audiences.clone())
-        };
-        let issuers = settings.issuers.iter().map(|issuer| {
-            let keys = KeySet::from_files(std::slice::from_ref(&issuer.keys), &files)?;
-            Ok(auth::Issuer { name: issuer.name.clone(), keys })
-        });
-        let issuers: Vec<_> = issuers.collect::<Result<_, auth::FileError>>()?;
-        let accounts = ServiceAccounts::new(issuers, rules, None, clock.clone());
-        let mut authenticators = Authenticators::new(&AuthenticatorOptions::default(), clock)?
-            .then(tokens.clone(), Attempts::Unlimited)
-            .then(Arc::new(accounts), Attempts::Unlimited);
-        if let Some(path) = &settings.tokens {
-            let known = Arc::new(TokensFile::read(path, &files)?);
-            authenticators = authenticators.then(known, Attempts::Limited);
-        }
-        if let Some(path) = &settings.htpasswd {
-            let users = Arc::new(Htpasswd::read(path, &files)?);
-            authenticators = authenticators.then(users, Attempts::Limited);
-        }
-        let authorizer: Arc<dyn Authorizer> = match &settings.permission {
-            Permission::Users => Arc::new(AnyUser::new()),
-            Permission::Folder(path) => {
-                let folder = Folder::open(path)?;
-                let authorizer = folder.authorizer();
-                folder.reread_with(&files);
-                authorizer
-            }
-        };
-        let challenge = Challenge::new(settings.challenge, realm, TOKEN_PATHS[0].to_owned());
-        let login = Login::new(authenticators, tokens, challenge);
-        Ok(Self { login, authorizer, files: Arc::new(files) })
-    }
-}
-
-/// The scheme and host that the configuration says clients use.
-fn configured_host(http: &Http) -> Option<Uri> {
-    match &http.locations {
-        Locations::Below(url) => Some(url.clone()),
-        Locations::Relative | Locations::FromRequest => None,
-    }
 }
 
 fn open_backend(storage: &config::Storage) -> anyhow::Result<Arc<dyn Backend>> {

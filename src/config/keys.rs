@@ -4,6 +4,7 @@ use std::num::NonZeroUsize;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use http::uri::Scheme;
 use http::{HeaderName, HeaderValue, Uri};
 use regex::Regex;
 
@@ -13,10 +14,10 @@ use super::document::Node;
 use super::section::Section;
 use super::value::{Choice, NonZeroSize, Size, Suite, UrlPath};
 use super::{
-    Address, Auth, Backend, Caches, Catalog, Challenge, ClientCertificates, Concurrency, Config, Deletion,
-    ForeignUrls, Health, Http, Issuer, Limits, Listener, Locations, Log, Login, Management, Mode, Permission,
-    PurgeAction, Purging, Redirects, Storage, StorageCheck, Sync, Tags, Tls, TlsVersion, Uploads, Validation,
-    Volume,
+    Address, Auth, Backend, Caches, Catalog, Challenge, ClientCertificates, Cluster, ClusterPermission,
+    Concurrency, Config, Deletion, ForeignUrls, Health, Http, Issuer, Keys, Limits, Listener, Locations, Log,
+    Login, Management, Mode, Permission, PurgeAction, Purging, Redirects, Storage, StorageCheck, Sync, Tags,
+    Tls, TlsVersion, Uploads, Validation, Volume,
 };
 
 impl Config {
@@ -32,7 +33,7 @@ impl Config {
             storage: root.section("storage", |storage| {
                 Storage::read(storage, openshift.blob_repository_ttl, Storage { uploads, ..defaults.storage })
             }),
-            auth: root.section("auth", Auth::read),
+            auth: root.section("auth", |auth| Auth::read(auth, &openshift)),
             validation: root.section("validation", |section| Validation::read(section, defaults.validation)),
             catalog: root.section("catalog", |section| Catalog::read(section, defaults.catalog)),
             tags: root.section("tags", |section| Tags::read(section, defaults.tags)),
@@ -534,13 +535,11 @@ impl Caches {
 }
 
 impl Auth {
-    fn read(auth: &mut Section<'_, '_>) -> Self {
+    fn read<'n>(auth: &mut Section<'n, '_>, openshift: &OpenShift<'n>) -> Self {
         const TOKENS: &str = "tokens of another server are not read; let clients log in with their tokens of the cluster, as \"auth.kubernetes\" has it";
-        const CLUSTER: &str = "a cluster is not asked by this version; put its bindings into a folder and name it as \"auth.kubernetes.folder\"";
         let open = auth.mark("none", "Lets everybody in, for everything; so does no `auth` at all.");
         let (has_kubernetes, has_htpasswd) = (auth.has("kubernetes"), auth.has("htpasswd"));
         auth.refused("token", TOKENS);
-        auth.refused("openshift", CLUSTER);
         auth.refused("silly", "it lets in whoever sends any header; write \"auth: none\" if that is meant");
         let users: Option<PathBuf> = auth.section("htpasswd", |htpasswd| {
             htpasswd.ignored("realm", "clients show it to nobody; Wharf's is \"Wharf\"");
@@ -553,17 +552,28 @@ impl Auth {
             }
             path
         });
+        // OpenShift's own word for it. A cluster that has both words for one thing has one configuration too many.
+        let same = auth.alias("openshift", "auth.kubernetes");
+        let has_cluster = has_kubernetes || same.is_some();
+        if has_kubernetes && same.is_some() {
+            auth.problem(
+                "openshift",
+                "it means the same as \"auth.kubernetes\"; remove one of the two".to_owned(),
+            );
+        }
+        auth.stand_in("kubernetes", same);
         let login = auth.section("kubernetes", |kubernetes| {
-            kubernetes.refused("kubeconfig", CLUSTER);
-            Login::read(kubernetes, has_kubernetes, users)
+            kubernetes.stand_in("realm", openshift.realm);
+            kubernetes.stand_in("kubeconfig", openshift.kubeconfig);
+            Login::read(kubernetes, has_cluster, users)
         });
-        if !has_kubernetes {
+        if !has_cluster {
             auth.forget("kubernetes");
         }
-        if open && (has_kubernetes || has_htpasswd) {
+        if open && (has_cluster || has_htpasswd) {
             auth.problem("none", "logins are configured beside it; remove one of the two".to_owned());
         }
-        if has_kubernetes || has_htpasswd { Self::Login(Box::new(login)) } else { Self::Anyone }
+        if has_cluster || has_htpasswd { Self::Login(Box::new(login)) } else { Self::Anyone }
     }
 }
 
@@ -571,25 +581,45 @@ impl Login {
     fn read(kubernetes: &mut Section<'_, '_>, is_there: bool, htpasswd: Option<PathBuf>) -> Self {
         let folder: Option<PathBuf> = kubernetes.optional(
             "folder",
-            "A folder of Roles, ClusterRoles, RoleBindings and ClusterRoleBindings as `kubectl apply` takes them, read again when it changes.",
+            "A folder of Roles, ClusterRoles, RoleBindings and ClusterRoleBindings as `kubectl apply` takes them, read again when it changes. Without one a cluster is asked.",
         );
-        if is_there && folder.is_none() {
-            kubernetes.problem("folder", "it is missing; name the folder of the bindings".to_owned());
-        }
+        let cluster = Cluster::read(kubernetes, folder.is_some());
+        let has_cluster = is_there && folder.is_none();
         let issuers = kubernetes.sections("issuers", |issuer| {
             let name: Option<String> =
                 issuer.optional("issuer", "What their tokens have as `iss`, such as `https://kubernetes.default.svc`.");
-            let keys: Option<PathBuf> = issuer.optional(
+            let keys: Option<String> = issuer.optional(
                 "keys",
-                "Their public keys: PEM, or a JSON Web Key Set as `kubectl get --raw /openid/v1/jwks` prints it. It is read again when it changes.",
+                "Their public keys: a file of them (PEM, or a JSON Web Key Set as `kubectl get --raw /openid/v1/jwks` prints it), read again when it changes, or the URL of such a set. Without it they are the cluster's, or without a cluster where the issuer says.",
+            );
+            let authorities: Option<PathBuf> = issuer.optional(
+                "ca",
+                "Authorities, PEM, one of which must have signed the certificate of whoever serves the keys; otherwise those that the machine trusts.",
             );
             if name.is_none() {
                 issuer.problem("issuer", "it is missing; say what the tokens have as \"iss\"".to_owned());
             }
-            if keys.is_none() {
-                issuer.problem("keys", "it is missing; name the file of the public keys".to_owned());
-            }
-            Some(Issuer { name: name?, keys: keys? })
+            let is_url = |text: &str| text.contains("://");
+            let keys = match keys {
+                Some(text) if is_url(&text) => match text.parse::<Uri>() {
+                    Ok(at) if at.scheme() == Some(&Scheme::HTTPS) => Keys::Published { at: Some(at), authorities },
+                    Ok(_) | Err(_) => {
+                        let what = "keys that are not fetched by https could be anybody's; write https://…";
+                        issuer.problem("keys", what.to_owned());
+                        return None;
+                    }
+                },
+                Some(file) => Keys::File(file.into()),
+                None if has_cluster => Keys::OfCluster,
+                None if name.as_ref().is_some_and(|name| name.starts_with("https://")) => {
+                    Keys::Published { at: None, authorities }
+                }
+                None => {
+                    issuer.problem("keys", "it is missing; name the file or the URL of the public keys".to_owned());
+                    return None;
+                }
+            };
+            Some(Issuer { name: name?, keys })
         });
         let audiences: Vec<String> = kubernetes.list(
             "audiences",
@@ -626,12 +656,21 @@ impl Login {
             "tokenkeys",
             "A file of secrets, one a line, that tokens are made with by the first and known by all. Replicas need the same; without a file each start makes one.",
         );
-        if is_there && !issuers.is_empty() && audiences.is_empty() && api_server_audiences.is_empty() {
+        if is_there
+            && !has_cluster
+            && !issuers.is_empty()
+            && audiences.is_empty()
+            && api_server_audiences.is_empty()
+        {
             let what = "it is missing; say which audience a token must be for, as in [image-registry]";
             kubernetes.problem("audiences", what.to_owned());
         }
         Self {
-            permission: folder.map_or(Permission::Users, Permission::Folder),
+            permission: match folder {
+                Some(folder) => Permission::Folder(folder),
+                None if is_there => Permission::Cluster(cluster),
+                None => Permission::Users,
+            },
             issuers: issuers.into_iter().flatten().collect(),
             audiences,
             api_server_audiences,
@@ -644,6 +683,42 @@ impl Login {
             token_keys,
         }
     }
+}
+
+impl Cluster {
+    fn read(kubernetes: &mut Section<'_, '_>, has_folder: bool) -> Self {
+        let kubeconfig: Option<PathBuf> = kubernetes.optional(
+            "kubeconfig",
+            "A file of the address of the API server and of what is shown to it. Without one it is the cluster that the registry is a pod of.",
+        );
+        if has_folder && kubeconfig.is_some() {
+            let what = "a folder of roles and bindings is named beside it; remove one of the two";
+            kubernetes.problem("kubeconfig", what.to_owned());
+        }
+        Self {
+            kubeconfig,
+            permission: kubernetes.get(
+                "permission",
+                ClusterPermission::Bindings,
+                "How a cluster tells what somebody may: by its roles and bindings, which are watched, or by a SubjectAccessReview for each question.",
+            ),
+            outage: kubernetes.get(
+                "outage",
+                Duration::from_secs(60 * 60),
+                "How long what the cluster told counts while it does not answer.",
+            ),
+            revocation: kubernetes.get(
+                "revocation",
+                Duration::from_secs(60),
+                "How long a token may be good whose pod or Secret was deleted; 20 seconds at least. An account that is deleted ends it at once.",
+            ),
+        }
+    }
+}
+
+impl Choice for ClusterPermission {
+    const WORDS: &'static [(&'static str, Self)] =
+        &[("bindings", Self::Bindings), ("accessreviews", Self::AccessReviews)];
 }
 
 impl Choice for Challenge {
@@ -795,6 +870,8 @@ impl Log {
 struct OpenShift<'n> {
     requests: Option<&'n Node>,
     blob_repository_ttl: Option<&'n Node>,
+    realm: Option<&'n Node>,
+    kubeconfig: Option<&'n Node>,
 }
 
 impl<'n> OpenShift<'n> {
@@ -810,14 +887,17 @@ impl<'n> OpenShift<'n> {
             cache.ignored("disabled", "set \"storage.cache.membershipttl\" and \"tagttl\" to 0 instead");
             cache.alias("blobrepositoryttl", "storage.cache.membershipttl")
         });
-        openshift
-            .ignored("auth", "clients are sent to \"auth.kubernetes.realm\", or to the host that they call");
+        let realm = openshift.section("auth", |auth| {
+            auth.ignored("realm", "clients show it to nobody; Wharf's is \"Wharf\"");
+            auth.alias("tokenrealm", "auth.kubernetes.realm")
+        });
+        let kubeconfig = openshift.alias("kubeconfig", "auth.kubernetes.kubeconfig");
         openshift.ignored("server", "clients are told relative locations, so no address is needed");
         openshift.ignored("audit", "Wharf writes one log for everything");
         openshift.ignored("metrics", "\"http.debug.prometheus\" says where metrics are");
         openshift.ignored("quota", "Wharf counts nobody's images");
         openshift.ignored("pullthrough", "Wharf does not fetch from other registries");
         openshift.ignored("compatibility", "schema 2 and OCI manifests are always accepted");
-        Self { requests, blob_repository_ttl }
+        Self { requests, blob_repository_ttl, realm, kubeconfig }
     }
 }

@@ -404,7 +404,6 @@ mod the_environment {
 #[test]
 fn the_configurations_that_others_ship_are_understood() {
     const STORE: &str = "object stores are not supported by this version; use \"filesystem\" or \"inmemory\"";
-    const CLUSTER: &str = "a cluster is not asked by this version; put its bindings into a folder and name it as \"auth.kubernetes.folder\"";
     let loads: [(&str, &str, &[&str]); 5] = [
         (
             "distribution-2-dev.yml",
@@ -448,15 +447,16 @@ fn the_configurations_that_others_ship_are_understood() {
             include_str!("../../tests/fixtures/config/distribution-3-e2e.yml"),
             format!("distribution-3-e2e.yml:25: storage.s3: {STORE}"),
         ),
-        (
-            "openshift.yml",
-            include_str!("../../tests/fixtures/config/openshift.yml"),
-            format!("openshift.yml:14: auth.openshift: {CLUSTER}"),
-        ),
     ];
     for (name, text, expected) in refused {
         assert_eq!(parse(Some((name, text)), &BTreeMap::new()).unwrap_err().to_string(), expected);
     }
+    let openshift = include_str!("../../tests/fixtures/config/openshift.yml");
+    let Auth::Login(login) = parse(Some(("openshift.yml", openshift)), &BTreeMap::new()).unwrap().config.auth
+    else {
+        panic!("nobody has to log in")
+    };
+    assert!(matches!(login.permission, Permission::Cluster(_)));
 }
 
 #[test]
@@ -554,8 +554,20 @@ proptest! {
 fn a_login_needs_a_folder_keys_and_an_audience() {
     let wrong = [
         (
-            "auth: {kubernetes: {}}",
-            "c.yml:2: auth.kubernetes.folder: it is missing; name the folder of the bindings",
+            "auth: {kubernetes: {}, openshift: {}}",
+            "c.yml:2: auth.openshift: it means the same as \"auth.kubernetes\"; remove one of the two",
+        ),
+        (
+            "auth: {kubernetes: {folder: rbac, kubeconfig: k}}",
+            "c.yml:2: auth.kubernetes.kubeconfig: a folder of roles and bindings is named beside it; remove one of the two",
+        ),
+        (
+            "auth: {kubernetes: {folder: rbac, audiences: [a], issuers: [{issuer: x}]}}",
+            "c.yml:2: auth.kubernetes.issuers[0].keys: it is missing; name the file or the URL of the public keys",
+        ),
+        (
+            "auth: {kubernetes: {folder: rbac, audiences: [a], issuers: [{issuer: x, keys: 'http://x/keys'}]}}",
+            "c.yml:2: auth.kubernetes.issuers[0].keys: keys that are not fetched by https could be anybody's; write https://…",
         ),
         ("auth: {htpasswd: {}}", "c.yml:2: auth.htpasswd.path: it is missing; name the file"),
         (
@@ -576,6 +588,30 @@ fn a_login_needs_a_folder_keys_and_an_audience() {
         panic!("nobody has to log in")
     };
     assert_eq!(login.permission, Permission::Folder("rbac".into()));
-    assert_eq!(login.issuers, [Issuer { name: "x".to_owned(), keys: "sa.pub".into() }]);
+    assert_eq!(login.issuers, [Issuer { name: "x".to_owned(), keys: Keys::File("sa.pub".into()) }]);
     assert_eq!((login.audiences, login.challenge), (vec!["registry".to_owned()], Challenge::Bearer));
+}
+
+#[test]
+fn without_a_folder_a_cluster_is_asked_and_openshift_says_so_in_its_own_words() {
+    let cluster = |text: &str| {
+        let text = format!("version: 0.1\n{text}\n");
+        let Auth::Login(login) = parse(Some(("c.yml", &text)), &BTreeMap::new()).unwrap().config.auth else {
+            panic!("nobody has to log in")
+        };
+        let Permission::Cluster(cluster) = login.permission.clone() else { panic!("no cluster is asked") };
+        (cluster, login)
+    };
+    let (plain, _) = cluster("auth: {kubernetes: {}}");
+    assert_eq!((plain.kubeconfig, plain.permission), (None, ClusterPermission::Bindings));
+    let (asked, login) = cluster(
+        "auth: {kubernetes: {kubeconfig: k, permission: accessreviews, issuers: [{issuer: 'https://x'}]}}",
+    );
+    assert_eq!((asked.kubeconfig, asked.permission), (Some("k".into()), ClusterPermission::AccessReviews));
+    assert_eq!(login.issuers[0].keys, Keys::OfCluster);
+    let (asked, login) = cluster(
+        "auth: {openshift: {}}\nopenshift: {version: 1.0, kubeconfig: k, auth: {realm: openshift, tokenrealm: 'https://r'}}",
+    );
+    assert_eq!(asked.kubeconfig, Some("k".into()));
+    assert_eq!(login.realm, Some("https://r".parse().unwrap()));
 }

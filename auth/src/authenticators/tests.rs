@@ -6,7 +6,7 @@ use async_trait::async_trait;
 
 use super::*;
 use crate::keys::tests::{TestKey, key_set};
-use crate::{Certificates, Issuer, RegistryTokenKeys, Secret, ServiceAccounts, TokenRules};
+use crate::{Certificates, Issuer, IssuerName, RegistryTokenKeys, Secret, ServiceAccounts, TokenRules};
 
 const NOW: u64 = 1_800_000_000;
 const HERE: IpAddr = IpAddr::V4(std::net::Ipv4Addr::new(192, 0, 2, 1));
@@ -313,7 +313,7 @@ async fn a_cluster_and_the_registry_never_take_each_others_tokens() {
         None,
         clock(),
     ));
-    let issuer = Issuer { name: ISSUER.to_owned(), keys: key_set(&[&key]) };
+    let issuer = Issuer { name: IssuerName::Exactly(ISSUER.to_owned()), keys: key_set(&[&key]) };
     let rules = TokenRules::for_audiences(vec!["registry".to_owned()]);
     let accounts = ServiceAccounts::new(vec![issuer], rules, None, clock());
     let chain = chain()

@@ -1,17 +1,15 @@
-//! What was found out about credentials lately. The memory holds keyed hashes: neither the memory nor the order of its entries
-//! gives a credential away, and nobody can make two that collide.
+//! What was found out about credentials lately, by their keyed hashes.
 
 use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
-use aws_lc_rs::hmac;
-use aws_lc_rs::rand::SystemRandom;
 use quick_cache::sync::{Cache, DefaultLifecycle, EntryAction, EntryResult, PlaceholderGuard};
 use quick_cache::{DefaultHashBuilder, UnitWeighter};
 use tokio::time::Instant;
 
 use super::AuthenticatorOptions;
+use crate::keyed_hash::{Hash, KeyedHash};
 use crate::{Authenticated, AuthenticationError, Clock, Credential, NoRandomness};
 
 /// How long it is not asked again when nobody could be reached: those who wait together wait once.
@@ -52,14 +50,13 @@ impl std::error::Error for Shared {
 }
 
 pub(super) struct Verdicts {
-    key: hmac::Key,
+    key: KeyedHash,
     entries: Entries,
     known_for: Duration,
     rejected_for: Duration,
     clock: Clock,
 }
 
-type Hash = [u8; 32];
 type Entries = Cache<Hash, Entry>;
 type Guard<'a> =
     PlaceholderGuard<'a, Hash, Entry, UnitWeighter, DefaultHashBuilder, DefaultLifecycle<Hash, Entry>>;
@@ -87,10 +84,9 @@ pub(super) struct Place<'a> {
 
 impl Verdicts {
     pub(super) fn new(options: &AuthenticatorOptions, clock: Clock) -> Result<Self, NoRandomness> {
-        let key = hmac::Key::generate(hmac::HMAC_SHA256, &SystemRandom::new()).map_err(|_| NoRandomness)?;
         let entries = Cache::new(options.remembered);
         let AuthenticatorOptions { known_for, rejected_for, .. } = *options;
-        Ok(Self { key, entries, known_for, rejected_for, clock })
+        Ok(Self { key: KeyedHash::new()?, entries, known_for, rejected_for, clock })
     }
 
     pub(super) async fn look(&self, credential: &Credential) -> Looked<'_> {
@@ -128,25 +124,15 @@ impl Verdicts {
         Instant::now() < entry.until && !has_ended
     }
 
-    /// Lengths go before what has one, so that no two credentials are written alike.
     fn hash(&self, credential: &Credential) -> Hash {
-        let mut parts = Vec::new();
         match credential {
-            Credential::Password { user, password } => parts.extend(["password", user, password.expose()]),
-            Credential::Token(token) => parts.extend(["token", token.expose()]),
+            Credential::Password { user, password } => self.key.of(["password", user, password.expose()]),
+            Credential::Token(token) => self.key.of(["token", token.expose()]),
             Credential::Certificate { common_name, organizations } => {
-                parts.extend(["certificate", common_name]);
-                parts.extend(organizations.iter().map(String::as_str));
+                let groups = organizations.iter().map(String::as_str);
+                self.key.of(["certificate", common_name].into_iter().chain(groups))
             }
         }
-        let mut context = hmac::Context::with_key(&self.key);
-        for part in parts {
-            context.update(&(part.len() as u64).to_le_bytes());
-            context.update(part.as_bytes());
-        }
-        let mut hash = Hash::default();
-        hash.copy_from_slice(context.sign().as_ref());
-        hash
     }
 }
 

@@ -23,7 +23,7 @@ const MAX_AGE: Duration = Duration::from_secs(300);
 /// How long a fetch may take.
 const FETCH_TIMEOUT: Duration = Duration::from_secs(10);
 
-type BoxError = Box<dyn std::error::Error + Send + Sync>;
+pub(super) type BoxError = Box<dyn std::error::Error + Send + Sync>;
 
 /// Fetches a JSON Web Key Set from where its issuer publishes it, such as `/openid/v1/jwks` of the API server. The place is
 /// configured; a token cannot name it.

@@ -39,9 +39,9 @@ static WORLD: LazyLock<World> = LazyLock::new(|| World {
 fn authenticator(rules: TokenRules, accounts: Option<Arc<dyn Accounts>>) -> ServiceAccounts {
     let keys = || key_set(&[&RSA, &WORLD.p256, &WORLD.p384, &WORLD.p521]);
     let issuers = vec![
-        Issuer { name: CLUSTER.to_owned(), keys: keys() },
-        Issuer { name: OTHER_CLUSTER.to_owned(), keys: key_set(&[&WORLD.others]) },
-        Issuer { name: LEGACY_ISSUER.to_owned(), keys: keys() },
+        Issuer { name: IssuerName::Exactly(CLUSTER.to_owned()), keys: keys() },
+        Issuer { name: IssuerName::Exactly(OTHER_CLUSTER.to_owned()), keys: key_set(&[&WORLD.others]) },
+        Issuer { name: IssuerName::Exactly(LEGACY_ISSUER.to_owned()), keys: keys() },
     ];
     let now = UNIX_EPOCH + Duration::from_secs(NOW);
     ServiceAccounts::new(issuers, rules, accounts, Clock::new(move || now))
@@ -51,7 +51,7 @@ fn authenticator(rules: TokenRules, accounts: Option<Arc<dyn Accounts>>) -> Serv
 fn rules(api_server: bool) -> TokenRules {
     let mut rules = TokenRules::for_audiences(vec!["registry".to_owned(), "registry.example".to_owned()]);
     if api_server {
-        rules.api_server_audiences = vec![CLUSTER.to_owned()];
+        rules.api_server = ApiServerTokens::For(vec![CLUSTER.to_owned()]);
     }
     rules
 }

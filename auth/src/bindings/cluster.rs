@@ -1,0 +1,226 @@
+//! The roles and bindings that a cluster has, watched.
+
+use std::fmt::Debug;
+use std::marker::PhantomData;
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use k8s_openapi::api::rbac::v1 as objects;
+use kube::api::ObjectMeta;
+use kube::{Api, Resource};
+use serde::de::DeserializeOwned;
+
+use crate::cluster::{Cluster, Listener, Pulse, watch};
+use crate::rbac::{Binding, Rbac, Reach, Role, RoleKind, RoleRef, Subject};
+use crate::{
+    AccessReviews, AuthError, Authorizer, Decision, Identity, NoRandomness, PolicyRule, ResourceAttributes,
+};
+
+/// What the authority says besides of a caller whose token is restricted, as OpenShift's may be. No binding knows of that.
+const SCOPES: &str = "scopes.authorization.openshift.io";
+
+/// Decides by the roles and bindings of a cluster, as far as its word counts. About callers whose token is restricted to some
+/// acts the cluster itself is asked.
+#[derive(Debug)]
+pub struct WatchedBindings {
+    cluster: Cluster,
+    rbac: Arc<Rbac>,
+    reviews: AccessReviews,
+}
+
+impl WatchedBindings {
+    /// The bindings of `cluster`, and what keeps them current for as long as it runs.
+    ///
+    /// # Errors
+    /// Without randomness.
+    pub fn watch(cluster: &Cluster) -> Result<(Self, impl Future<Output = ()> + Send + use<>), NoRandomness> {
+        let reviews = AccessReviews::new(cluster.clone())?;
+        let rbac = Arc::new(Rbac::default());
+        let client = || cluster.client();
+        let watching = (
+            roles::<objects::ClusterRole>(Api::all(client()), &rbac, cluster.watched("cluster roles")),
+            roles::<objects::Role>(Api::all(client()), &rbac, cluster.watched("roles")),
+            bindings::<objects::ClusterRoleBinding>(
+                Api::all(client()),
+                &rbac,
+                cluster.watched("cluster role bindings"),
+            ),
+            bindings::<objects::RoleBinding>(Api::all(client()), &rbac, cluster.watched("role bindings")),
+        );
+        let watching = async {
+            tokio::join!(watching.0, watching.1, watching.2, watching.3);
+        };
+        Ok((Self { cluster: cluster.clone(), rbac, reviews }, watching))
+    }
+}
+
+#[async_trait]
+impl Authorizer for WatchedBindings {
+    async fn decide(
+        &self,
+        caller: &Identity,
+        wanted: &ResourceAttributes<'_>,
+    ) -> Result<Decision, AuthError> {
+        if caller.extra.contains_key(SCOPES) {
+            return self.reviews.decide(caller, wanted).await;
+        }
+        self.cluster.ensure_known().map_err(|lost| AuthError::Unavailable(lost.into()))?;
+        self.rbac.decide(caller, wanted).await
+    }
+}
+
+/// Watches roles of one kind.
+fn roles<K>(api: Api<K>, rbac: &Arc<Rbac>, pulse: Arc<Pulse>) -> impl Future<Output = ()> + Send + use<K>
+where
+    K: Object + Into<Role>,
+{
+    watch(api, Roles(Arc::clone(rbac), PhantomData), pulse)
+}
+
+/// Watches bindings of one kind.
+fn bindings<K>(api: Api<K>, rbac: &Arc<Rbac>, pulse: Arc<Pulse>) -> impl Future<Output = ()> + Send + use<K>
+where
+    K: Object + Into<Binding>,
+{
+    watch(api, Bindings(Arc::clone(rbac), PhantomData), pulse)
+}
+
+/// An object of role-based access control.
+trait Object: Clone + Debug + DeserializeOwned + Resource + Send + 'static {
+    const REACH: Reach;
+}
+
+impl Object for objects::ClusterRole {
+    const REACH: Reach = Reach::Cluster;
+}
+
+impl Object for objects::Role {
+    const REACH: Reach = Reach::Namespaces;
+}
+
+impl Object for objects::ClusterRoleBinding {
+    const REACH: Reach = Reach::Cluster;
+}
+
+impl Object for objects::RoleBinding {
+    const REACH: Reach = Reach::Namespaces;
+}
+
+struct Roles<K>(Arc<Rbac>, PhantomData<fn(K)>);
+
+impl<K: Object + Into<Role>> Listener for Roles<K> {
+    type Object = K;
+    type Item = Role;
+
+    fn read(object: K) -> Role {
+        object.into()
+    }
+
+    fn all(&mut self, roles: Vec<Role>) {
+        self.0.replace_roles(K::REACH, roles);
+    }
+
+    fn put(&mut self, role: Role) {
+        self.0.change(|policy| policy.put_role(role));
+    }
+
+    fn remove(&mut self, role: Role) {
+        self.0.change(|policy| policy.remove_role(role.namespace.as_deref(), &role.name));
+    }
+}
+
+struct Bindings<K>(Arc<Rbac>, PhantomData<fn(K)>);
+
+impl<K: Object + Into<Binding>> Listener for Bindings<K> {
+    type Object = K;
+    type Item = Binding;
+
+    fn read(object: K) -> Binding {
+        object.into()
+    }
+
+    fn all(&mut self, bindings: Vec<Binding>) {
+        self.0.replace_bindings(K::REACH, bindings);
+    }
+
+    fn put(&mut self, binding: Binding) {
+        self.0.change(|policy| policy.put_binding(binding));
+    }
+
+    fn remove(&mut self, binding: Binding) {
+        self.0.change(|policy| policy.remove_binding(binding.namespace.as_deref(), &binding.name));
+    }
+}
+
+impl From<objects::ClusterRole> for Role {
+    /// The rules of an aggregated role have been written by the cluster.
+    fn from(role: objects::ClusterRole) -> Self {
+        Self { namespace: None, name: name(role.metadata), rules: rules(role.rules) }
+    }
+}
+
+impl From<objects::Role> for Role {
+    fn from(role: objects::Role) -> Self {
+        let namespace = role.metadata.namespace.clone();
+        Self { namespace, name: name(role.metadata), rules: rules(role.rules) }
+    }
+}
+
+impl From<objects::ClusterRoleBinding> for Binding {
+    fn from(binding: objects::ClusterRoleBinding) -> Self {
+        Self::of(None, name(binding.metadata), binding.role_ref, binding.subjects)
+    }
+}
+
+impl From<objects::RoleBinding> for Binding {
+    fn from(binding: objects::RoleBinding) -> Self {
+        let namespace = binding.metadata.namespace.clone();
+        Self::of(namespace, name(binding.metadata), binding.role_ref, binding.subjects)
+    }
+}
+
+impl Binding {
+    fn of(
+        namespace: Option<String>,
+        name: String,
+        role: objects::RoleRef,
+        subjects: Option<Vec<objects::Subject>>,
+    ) -> Self {
+        let kind = match role.kind.as_str() {
+            "Role" => Some(RoleKind::Role),
+            "ClusterRole" => Some(RoleKind::ClusterRole),
+            _ => None,
+        };
+        // What binds something else than a role grants nothing, like what binds it to nobody.
+        let subjects = subjects.filter(|_| kind.is_some()).into_iter().flatten().filter_map(|subject| {
+            match subject.kind.as_str() {
+                "User" => Some(Subject::User(subject.name)),
+                "Group" => Some(Subject::Group(subject.name)),
+                "ServiceAccount" => {
+                    Some(Subject::ServiceAccount { namespace: subject.namespace, name: subject.name })
+                }
+                _ => None,
+            }
+        });
+        let role = RoleRef { kind: kind.unwrap_or(RoleKind::ClusterRole), name: role.name };
+        Self { namespace, name, role, subjects: subjects.collect() }
+    }
+}
+
+fn name(metadata: ObjectMeta) -> String {
+    metadata.name.unwrap_or_default()
+}
+
+/// Rules about URLs are left out: nobody asks a registry about them.
+fn rules(rules: Option<Vec<objects::PolicyRule>>) -> Vec<PolicyRule> {
+    let list = Option::unwrap_or_default;
+    let rules =
+        rules.into_iter().flatten().filter(|rule| rule.non_resource_urls.as_ref().is_none_or(Vec::is_empty));
+    let rules = rules.map(|rule| PolicyRule {
+        verbs: rule.verbs,
+        api_groups: list(rule.api_groups),
+        resources: list(rule.resources),
+        resource_names: list(rule.resource_names),
+    });
+    rules.collect()
+}

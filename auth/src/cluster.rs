@@ -1,0 +1,198 @@
+//! A cluster's API server: who is asked about tokens, keys and permissions, and who tells of accounts, roles and bindings.
+//!
+//! It may be away for a while. What it said before then goes on to count, for a stated time, and whoever needs more than that
+//! is told at once that it cannot be known.
+
+mod answers;
+mod contact;
+mod watch;
+
+use std::fmt;
+use std::future::Future;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use async_trait::async_trait;
+use kube::config::{KubeConfigOptions, Kubeconfig, KubeconfigError};
+use tokio::time::Instant;
+
+pub use self::contact::{Contact, Lost};
+
+pub(crate) use self::answers::Answers;
+pub(crate) use self::contact::Pulse;
+pub(crate) use self::watch::{Listener, watch};
+
+use self::contact::Contacts;
+use crate::FetchKeys;
+
+/// How long one question may take.
+const ANSWER_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// How long nobody asks again after an API server could not be reached, so that not each request waits for its turn to fail.
+const AWAY_FOR: Duration = Duration::from_secs(1);
+
+/// An API server. Cheap to clone.
+#[derive(Clone)]
+pub struct Cluster(Arc<Inner>);
+
+struct Inner {
+    client: kube::Client,
+    address: String,
+    contacts: Contacts,
+    /// When it could not be reached last.
+    missed: Mutex<Option<Instant>>,
+    answered: AtomicU64,
+    unanswered: AtomicU64,
+}
+
+/// Why an API server cannot be asked at all.
+#[derive(Debug, thiserror::Error)]
+pub enum ConnectError {
+    /// The file of the address and credentials cannot be used.
+    #[error("cannot use the kubeconfig {}", path.display())]
+    Kubeconfig {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong.
+        source: KubeconfigError,
+    },
+    /// There is no such file, and this is no pod that has an account.
+    #[error(
+        "no cluster is found around this process: it is no pod with a service account (name a kubeconfig, or a folder of \
+         roles and bindings)"
+    )]
+    NotInCluster(#[source] kube::config::InClusterError),
+    /// What they say makes no client.
+    #[error("cannot prepare to talk to the API server")]
+    Client(#[source] kube::Error),
+}
+
+/// Why a question got no answer.
+#[derive(Debug, thiserror::Error)]
+pub enum ClusterError {
+    /// The API server refuses to answer the registry, most often for lack of a right.
+    #[error("the API server refuses: {0}")]
+    Refused(String),
+    /// It took too long.
+    #[error("the API server did not answer within {} s", ANSWER_TIMEOUT.as_secs())]
+    TimedOut,
+    /// It could not be reached a moment ago.
+    #[error("the API server could not be reached a moment ago")]
+    Away,
+    /// The question did not get there, or the answer not back.
+    #[error("the API server cannot be asked")]
+    Failed(#[source] kube::Error),
+}
+
+impl From<kube::Error> for ClusterError {
+    fn from(error: kube::Error) -> Self {
+        match error {
+            kube::Error::Api(status) => Self::Refused(status.message),
+            error => Self::Failed(error),
+        }
+    }
+}
+
+impl Cluster {
+    /// The cluster that `kubeconfig` names or, without one, the one that this process is a pod of. It need not answer yet.
+    /// What it tells counts for `outage` after it has fallen silent.
+    ///
+    /// # Errors
+    /// [`ConnectError`].
+    pub async fn connect(kubeconfig: Option<&Path>, outage: Duration) -> Result<Self, ConnectError> {
+        let mut config = match kubeconfig {
+            Some(path) => {
+                let wrong = |source| ConnectError::Kubeconfig { path: path.to_owned(), source };
+                let file = Kubeconfig::read_from(path).map_err(wrong)?;
+                let options = KubeConfigOptions::default();
+                kube::Config::from_custom_kubeconfig(file, &options).await.map_err(wrong)?
+            }
+            None => kube::Config::incluster().map_err(ConnectError::NotInCluster)?,
+        };
+        config.connect_timeout = Some(ANSWER_TIMEOUT);
+        let address = config.cluster_url.to_string();
+        let client = kube::Client::try_from(config).map_err(ConnectError::Client)?;
+        Ok(Self::of(client, address, outage))
+    }
+
+    fn of(client: kube::Client, address: String, outage: Duration) -> Self {
+        let contacts = Contacts::new(outage);
+        let (missed, answered, unanswered) = Default::default();
+        Self(Arc::new(Inner { client, address, contacts, missed, answered, unanswered }))
+    }
+
+    /// Its URL.
+    pub fn address(&self) -> &str {
+        &self.0.address
+    }
+
+    /// Whether it is heard of.
+    pub fn contact(&self) -> Contact {
+        self.0.contacts.contact()
+    }
+
+    /// How many questions it was asked since the start, by what came of them: `yes` if an answer did, else `none`.
+    pub fn questions(&self) -> [(&'static str, u64); 2] {
+        let count = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
+        [("yes", count(&self.0.answered)), ("none", count(&self.0.unanswered))]
+    }
+
+    /// Makes sure that what it told still counts.
+    pub(crate) fn ensure_known(&self) -> Result<(), Lost> {
+        self.0.contacts.ensure_known()
+    }
+
+    /// Something that is watched, and must be known before anything counts.
+    pub(crate) fn watched(&self, kind: &'static str) -> Arc<Pulse> {
+        self.0.contacts.add(kind)
+    }
+
+    /// How long its answers count after it has fallen silent.
+    pub(crate) fn outage(&self) -> Duration {
+        self.0.contacts.outage()
+    }
+
+    pub(crate) fn client(&self) -> kube::Client {
+        self.0.client.clone()
+    }
+
+    /// Asks it one question, unless it could not be reached a moment ago.
+    pub(crate) async fn ask<T>(
+        &self,
+        question: impl Future<Output = kube::Result<T>>,
+    ) -> Result<T, ClusterError> {
+        let missed = || self.0.missed.lock().unwrap_or_else(PoisonError::into_inner);
+        if missed().is_some_and(|at| at.elapsed() < AWAY_FOR) {
+            return Err(ClusterError::Away);
+        }
+        let answer = match tokio::time::timeout(ANSWER_TIMEOUT, question).await {
+            Ok(answer) => answer.map_err(ClusterError::from),
+            Err(_) => Err(ClusterError::TimedOut),
+        };
+        let is_away = matches!(answer, Err(ClusterError::Failed(_) | ClusterError::TimedOut));
+        let counter = if answer.is_ok() { &self.0.answered } else { &self.0.unanswered };
+        counter.fetch_add(1, Ordering::Relaxed);
+        *missed() = is_away.then(Instant::now);
+        answer
+    }
+}
+
+impl fmt::Debug for Cluster {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.debug_tuple("Cluster").field(&self.0.address).finish()
+    }
+}
+
+/// The keys that its tokens are signed with, as every account in it may read them.
+#[async_trait]
+impl FetchKeys for Cluster {
+    async fn fetch(&self) -> Result<Vec<u8>, Box<dyn std::error::Error + Send + Sync>> {
+        let request = http::Request::get("/openid/v1/jwks").body(Vec::new())?;
+        Ok(self.ask(self.0.client.request_text(request)).await?.into_bytes())
+    }
+}
+
+#[cfg(test)]
+mod tests;

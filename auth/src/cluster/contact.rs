@@ -1,0 +1,129 @@
+//! When a cluster was last heard of, and whether what it told then still counts.
+
+use std::fmt;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, PoisonError, RwLock};
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+/// Whether a cluster is heard of.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Contact {
+    /// It told all that is watched, and goes on telling.
+    Current,
+    /// It cannot be reached, for this long; what it told before counts.
+    Silent(Duration),
+    /// Nothing counts.
+    Lost(Lost),
+}
+
+/// Why nothing that is known of a cluster counts.
+#[derive(Clone, Copy, Debug, Eq, PartialEq, thiserror::Error)]
+pub enum Lost {
+    /// It has not told all of these yet.
+    #[error("{0} have not been read from the API server yet")]
+    Unread(&'static str),
+    /// It has not been heard of for so long.
+    #[error("the API server has been silent for {} s", .0.as_secs())]
+    Silent(Duration),
+}
+
+/// All that is watched in one cluster.
+#[derive(Debug)]
+pub(super) struct Contacts {
+    watched: RwLock<Vec<Arc<Pulse>>>,
+    outage: Duration,
+}
+
+/// When one kind of thing was last heard of.
+pub(crate) struct Pulse {
+    kind: &'static str,
+    since: Instant,
+    /// In milliseconds after `since`; 0 if never.
+    heard: AtomicU64,
+    failing: AtomicBool,
+}
+
+impl Contacts {
+    pub(super) fn new(outage: Duration) -> Self {
+        Self { watched: RwLock::default(), outage }
+    }
+
+    pub(super) fn outage(&self) -> Duration {
+        self.outage
+    }
+
+    pub(super) fn add(&self, kind: &'static str) -> Arc<Pulse> {
+        let pulse = Arc::new(Pulse {
+            kind,
+            since: Instant::now(),
+            heard: AtomicU64::new(0),
+            failing: AtomicBool::new(false),
+        });
+        self.watched.write().unwrap_or_else(PoisonError::into_inner).push(Arc::clone(&pulse));
+        pulse
+    }
+
+    pub(super) fn contact(&self) -> Contact {
+        let watched = self.watched.read().unwrap_or_else(PoisonError::into_inner);
+        let mut contact = Contact::Current;
+        for pulse in &*watched {
+            match pulse.silence() {
+                None => return Contact::Lost(Lost::Unread(pulse.kind)),
+                Some(silence) if silence > self.outage => return Contact::Lost(Lost::Silent(silence)),
+                Some(silence) if pulse.failing.load(Ordering::Relaxed) => contact = Contact::Silent(silence),
+                Some(_) => {}
+            }
+        }
+        contact
+    }
+
+    pub(super) fn ensure_known(&self) -> Result<(), Lost> {
+        match self.contact() {
+            Contact::Current | Contact::Silent(_) => Ok(()),
+            Contact::Lost(lost) => Err(lost),
+        }
+    }
+}
+
+impl Pulse {
+    /// What is watched.
+    pub(super) fn kind(&self) -> &'static str {
+        self.kind
+    }
+
+    /// Something was heard, and with it everything up to now is known.
+    pub(super) fn beat(&self) {
+        let now = u64::try_from(self.since.elapsed().as_millis()).unwrap_or(u64::MAX);
+        self.heard.store(now.max(1), Ordering::Relaxed);
+        if self.failing.swap(false, Ordering::Relaxed) {
+            tracing::info!(kind = self.kind, "the API server is heard again");
+        }
+    }
+
+    /// Nothing can be heard for now.
+    pub(super) fn miss(&self, error: &(dyn std::error::Error + 'static)) {
+        if !self.failing.swap(true, Ordering::Relaxed) {
+            tracing::warn!(
+                kind = self.kind,
+                error,
+                "the API server is not heard: what is known counts for a while"
+            );
+        }
+    }
+
+    /// How long nothing has been heard; none if nothing ever was.
+    fn silence(&self) -> Option<Duration> {
+        match self.heard.load(Ordering::Relaxed) {
+            0 => None,
+            heard => Some(self.since.elapsed().saturating_sub(Duration::from_millis(heard))),
+        }
+    }
+}
+
+impl fmt::Debug for Pulse {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(formatter, "Pulse({}, {:?})", self.kind, self.silence())
+    }
+}

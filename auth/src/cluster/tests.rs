@@ -1,0 +1,478 @@
+//! What is asked of an API server, and what is made of its answers, by one that does what it is told to.
+
+use std::collections::HashMap;
+use std::sync::atomic::AtomicBool;
+
+use bytes::Bytes;
+use futures_util::{FutureExt, stream};
+use http::{Method, Request, Response, StatusCode};
+use http_body::Frame;
+use http_body_util::combinators::BoxBody;
+use http_body_util::{BodyExt, Full, StreamBody};
+use kube::client::Body;
+use serde_json::{Value, json};
+use tokio::sync::mpsc::{UnboundedSender, unbounded_channel};
+use tokio::task::JoinSet;
+use tower::{BoxError, service_fn};
+
+use super::*;
+use crate::bindings::WatchedBindings;
+use crate::{
+    AccessReviews, Account, Accounts, AuthenticationError, Authenticator, Authorizer, Credential, Decision,
+    Identity, ResourceAttributes, Secret, Standing, TokenReviews, WatchedAccounts,
+};
+
+const OUTAGE: Duration = Duration::from_secs(3600);
+const KNOWN_FOR: Duration = Duration::from_secs(40);
+
+const ACCOUNTS: &str = "/api/v1/serviceaccounts";
+const ROLE_BINDINGS: &str = "/apis/rbac.authorization.k8s.io/v1/rolebindings";
+const CLUSTER_ROLES: &str = "/apis/rbac.authorization.k8s.io/v1/clusterroles";
+const TOKEN_REVIEWS: &str = "/apis/authentication.k8s.io/v1/tokenreviews";
+const ACCESS_REVIEWS: &str = "/apis/authorization.k8s.io/v1/subjectaccessreviews";
+
+/// An API server that is no more than its answers.
+#[derive(Default)]
+struct Script {
+    objects: Mutex<HashMap<&'static str, Vec<Value>>>,
+    watches: Mutex<HashMap<String, UnboundedSender<String>>>,
+    verdict: Mutex<Value>,
+    /// What was asked by POST.
+    asked: Mutex<Vec<(String, Value)>>,
+    /// The queries of what was listed or watched.
+    queries: Mutex<Vec<String>>,
+    is_away: AtomicBool,
+    is_old: AtomicBool,
+}
+
+type Answer = Response<BoxBody<Bytes, BoxError>>;
+
+impl Script {
+    fn new() -> Arc<Self> {
+        Arc::default()
+    }
+
+    fn cluster(self: &Arc<Self>) -> Cluster {
+        let script = Arc::clone(self);
+        let service = service_fn(move |request| {
+            let script = Arc::clone(&script);
+            async move { script.answer(request).await }
+        });
+        Cluster::of(kube::Client::new(service, "default"), "test".to_owned(), OUTAGE)
+    }
+
+    fn says(&self, status: Value) {
+        *self.verdict.lock().unwrap() = status;
+    }
+
+    fn asked(&self) -> Vec<(String, Value)> {
+        self.asked.lock().unwrap().clone()
+    }
+
+    fn goes_away(&self) {
+        self.is_away.store(true, Ordering::SeqCst);
+        self.watches.lock().unwrap().clear();
+    }
+
+    fn comes_back(&self) {
+        self.is_away.store(false, Ordering::SeqCst);
+    }
+
+    fn has(&self, kind: &'static str, object: Value) {
+        self.objects.lock().unwrap().entry(kind).or_default().push(object);
+    }
+
+    /// Tells those who watch.
+    fn tells(&self, kind: &str, event: &str, object: Value) {
+        let line = json!({ "type": event, "object": object }).to_string();
+        self.watches.lock().unwrap()[kind].send(line + "\n").unwrap();
+    }
+
+    async fn answer(&self, request: Request<Body>) -> Result<Answer, BoxError> {
+        if self.is_away.load(Ordering::SeqCst) {
+            return Err("nobody there".into());
+        }
+        let (head, body) = request.into_parts();
+        let path = head.uri.path().to_owned();
+        if head.method == Method::POST {
+            let body: Value = serde_json::from_slice(&body.collect_bytes().await?)?;
+            self.asked.lock().unwrap().push((path, body["spec"].clone()));
+            tokio::task::yield_now().await;
+            let status = self.verdict.lock().unwrap().clone();
+            return Ok(json_answer(
+                StatusCode::CREATED,
+                &json!({ "metadata": {}, "spec": body["spec"], "status": status }),
+            ));
+        }
+        let query = head.uri.query().unwrap_or_default().to_owned();
+        self.queries.lock().unwrap().push(format!("{path}?{query}"));
+        let objects = self.objects.lock().unwrap().get(path.as_str()).cloned().unwrap_or_default();
+        if !query.contains("watch=true") {
+            let list = json!({ "metadata": { "resourceVersion": "7" }, "items": objects });
+            return Ok(json_answer(StatusCode::OK, &list));
+        }
+        let streams_list = query.contains("sendInitialEvents=true");
+        if streams_list && self.is_old.load(Ordering::SeqCst) {
+            let refusal =
+                json!({ "status": "Failure", "code": 422, "message": "forbidden", "reason": "Invalid" });
+            return Ok(json_answer(StatusCode::UNPROCESSABLE_ENTITY, &refusal));
+        }
+        let (sender, receiver) = unbounded_channel();
+        if streams_list {
+            for object in objects {
+                sender.send(json!({ "type": "ADDED", "object": object }).to_string() + "\n")?;
+            }
+            let annotations = json!({ INITIAL_EVENTS_END: "true" });
+            let metadata = json!({ "resourceVersion": "7", "annotations": annotations });
+            let mark = json!({ "apiVersion": "v1", "kind": "X", "metadata": metadata });
+            sender.send(json!({ "type": "BOOKMARK", "object": mark }).to_string() + "\n")?;
+        }
+        self.watches.lock().unwrap().insert(path, sender);
+        let lines = stream::unfold(receiver, |mut receiver| async {
+            let line: String = receiver.recv().await?;
+            Some((Ok::<_, BoxError>(Frame::data(Bytes::from(line))), receiver))
+        });
+        Ok(Response::new(BodyExt::boxed(StreamBody::new(lines))))
+    }
+}
+
+const INITIAL_EVENTS_END: &str = "k8s.io/initial-events-end";
+
+fn json_answer(status: StatusCode, body: &Value) -> Answer {
+    let body = Full::new(Bytes::from(body.to_string())).map_err(|never| match never {});
+    Response::builder().status(status).body(BodyExt::boxed(body)).unwrap()
+}
+
+fn account(namespace: &str, name: &str, uid: &str) -> Value {
+    let metadata = json!({ "namespace": namespace, "name": name, "uid": uid, "resourceVersion": "8" });
+    json!({ "apiVersion": "meta.k8s.io/v1", "kind": "PartialObjectMetadata", "metadata": metadata })
+}
+
+fn binding(name: &str, user: &str) -> Value {
+    json!({
+        "metadata": { "namespace": "team", "name": name, "resourceVersion": "8" },
+        "subjects": [{ "kind": "User", "name": user }],
+        "roleRef": { "apiGroup": "rbac.authorization.k8s.io", "kind": "ClusterRole", "name": "puller" },
+    })
+}
+
+fn puller() -> Value {
+    let rule = json!({ "verbs": ["get"], "apiGroups": ["image.openshift.io"], "resources": ["imagestreams/layers"] });
+    json!({ "metadata": { "name": "puller", "resourceVersion": "8" }, "rules": [rule] })
+}
+
+fn user(name: &str) -> Identity {
+    Identity { name: name.to_owned(), groups: vec!["system:authenticated".to_owned()], ..Identity::default() }
+}
+
+const PULL: ResourceAttributes<'static> = ResourceAttributes {
+    verb: "get",
+    group: "image.openshift.io",
+    resource: "imagestreams",
+    subresource: "layers",
+    namespace: "team",
+    name: "app",
+};
+
+/// Lets the clock run until something is so.
+async fn until(so: impl AsyncFn() -> bool) {
+    for _ in 0..1000 {
+        if so().await {
+            return;
+        }
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    panic!("it never happened");
+}
+
+fn running(watching: impl Future<Output = ()> + Send + 'static) -> JoinSet<()> {
+    let mut set = JoinSet::new();
+    set.spawn(watching);
+    set
+}
+
+async fn may_pull(bindings: &WatchedBindings, name: &str) -> Option<bool> {
+    let decision = bindings.decide(&user(name), &PULL).await.ok()?;
+    Some(matches!(decision, Decision::Allowed(_)))
+}
+
+#[tokio::test(start_paused = true)]
+async fn nothing_is_decided_before_everything_has_been_read() {
+    for is_old in [false, true] {
+        let script = Script::new();
+        script.is_old.store(is_old, Ordering::SeqCst);
+        script.has(CLUSTER_ROLES, puller());
+        script.has(ROLE_BINDINGS, binding("pullers", "ann"));
+        let cluster = script.cluster();
+        let (bindings, watching) = WatchedBindings::watch(&cluster).unwrap();
+        assert!(bindings.decide(&user("ann"), &PULL).await.is_err());
+        assert!(matches!(cluster.contact(), Contact::Lost(Lost::Unread(_))));
+        let _running = running(watching);
+        until(async || may_pull(&bindings, "ann").await == Some(true)).await;
+        assert_eq!(may_pull(&bindings, "bob").await, Some(false));
+        assert_eq!(cluster.contact(), Contact::Current);
+        let listed = script.queries.lock().unwrap().iter().any(|query| query.contains("limit=500"));
+        assert_eq!(listed, is_old);
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_changes_counts_at_once_and_what_was_missed_is_found_by_reading_all_again() {
+    let script = Script::new();
+    script.has(CLUSTER_ROLES, puller());
+    script.has(ROLE_BINDINGS, binding("pullers", "ann"));
+    let cluster = script.cluster();
+    let (bindings, watching) = WatchedBindings::watch(&cluster).unwrap();
+    let _running = running(watching);
+    until(async || may_pull(&bindings, "ann").await == Some(true)).await;
+    script.tells(ROLE_BINDINGS, "ADDED", binding("more", "bob"));
+    until(async || may_pull(&bindings, "bob").await == Some(true)).await;
+    script.tells(ROLE_BINDINGS, "MODIFIED", binding("more", "cid"));
+    until(async || may_pull(&bindings, "cid").await == Some(true)).await;
+    assert_eq!(may_pull(&bindings, "bob").await, Some(false));
+    script.tells(ROLE_BINDINGS, "DELETED", binding("more", "cid"));
+    until(async || may_pull(&bindings, "cid").await == Some(false)).await;
+
+    // It forgot what happened since: all is read again, and nobody is refused meanwhile.
+    script
+        .objects
+        .lock()
+        .unwrap()
+        .insert(ROLE_BINDINGS, vec![binding("pullers", "ann"), binding("new", "eve")]);
+    let gone = json!({ "status": "Failure", "code": 410, "message": "too old", "reason": "Expired" });
+    script.tells(ROLE_BINDINGS, "ERROR", gone);
+    until(async || {
+        assert_eq!(may_pull(&bindings, "ann").await, Some(true));
+        may_pull(&bindings, "eve").await == Some(true)
+    })
+    .await;
+    script.objects.lock().unwrap().insert(ROLE_BINDINGS, vec![binding("new", "eve")]);
+    script.tells(ROLE_BINDINGS, "ERROR", json!({ "code": 410, "message": "too old" }));
+    until(async || may_pull(&bindings, "ann").await == Some(false)).await;
+    assert_eq!(may_pull(&bindings, "eve").await, Some(true));
+}
+
+#[tokio::test(start_paused = true)]
+async fn while_the_cluster_is_away_what_it_told_counts_for_a_while() {
+    let script = Script::new();
+    script.has(CLUSTER_ROLES, puller());
+    script.has(ROLE_BINDINGS, binding("pullers", "ann"));
+    let cluster = script.cluster();
+    let (bindings, watching) = WatchedBindings::watch(&cluster).unwrap();
+    let _running = running(watching);
+    until(async || may_pull(&bindings, "ann").await == Some(true)).await;
+    script.goes_away();
+    until(async || matches!(cluster.contact(), Contact::Silent(_))).await;
+    tokio::time::sleep(OUTAGE - Duration::from_secs(60)).await;
+    assert_eq!(may_pull(&bindings, "ann").await, Some(true));
+    tokio::time::sleep(Duration::from_secs(120)).await;
+    assert_eq!(may_pull(&bindings, "ann").await, None);
+    assert!(matches!(cluster.contact(), Contact::Lost(Lost::Silent(_))));
+    script.comes_back();
+    until(async || may_pull(&bindings, "ann").await == Some(true)).await;
+    until(async || cluster.contact() == Contact::Current).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_connection_that_is_dead_without_saying_so_is_noticed() {
+    let script = Script::new();
+    let cluster = script.cluster();
+    let (_, watching) = WatchedAccounts::watch(&cluster);
+    let _running = running(watching);
+    until(async || cluster.contact() == Contact::Current).await;
+    // The stream stays open and says nothing; a new one is refused.
+    script.is_away.store(true, Ordering::SeqCst);
+    tokio::time::sleep(Duration::from_secs(125)).await;
+    assert_eq!(cluster.contact(), Contact::Current);
+    tokio::time::sleep(Duration::from_secs(10)).await;
+    assert!(matches!(cluster.contact(), Contact::Silent(_)));
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_account_is_the_one_with_its_uid() {
+    let script = Script::new();
+    script.has(ACCOUNTS, account("team", "builder", "1"));
+    let cluster = script.cluster();
+    let (accounts, watching) = WatchedAccounts::watch(&cluster);
+    let standing = |uid| accounts.standing(&Account { namespace: "team", name: "builder", uid });
+    assert_eq!(standing("1"), Standing::Unknown);
+    let _running = running(watching);
+    until(async || standing("1") == Standing::Current).await;
+    assert_eq!(standing("2"), Standing::Gone);
+    assert_eq!(standing(""), Standing::Gone);
+    script.tells(ACCOUNTS, "DELETED", account("team", "builder", "1"));
+    until(async || standing("1") == Standing::Gone).await;
+    script.tells(ACCOUNTS, "ADDED", account("team", "builder", "2"));
+    until(async || standing("2") == Standing::Current).await;
+    assert_eq!(standing("1"), Standing::Gone);
+}
+
+/// No account is ever gone.
+#[derive(Debug)]
+struct AllThere;
+
+impl Accounts for AllThere {
+    fn standing(&self, _: &Account<'_>) -> Standing {
+        Standing::Current
+    }
+}
+
+fn reviews(script: &Arc<Script>, audiences: &[&str]) -> TokenReviews {
+    let audiences = audiences.iter().map(|&audience| audience.to_owned()).collect();
+    TokenReviews::new(script.cluster(), Arc::new(AllThere), audiences, KNOWN_FOR).unwrap()
+}
+
+fn known(name: &str, audiences: &[&str]) -> Value {
+    json!({ "authenticated": true, "user": { "username": name, "groups": ["g"] }, "audiences": audiences })
+}
+
+/// A JSON Web Token with these claims, which nobody signed.
+fn token_with(claims: &Value) -> String {
+    use base64::Engine as _;
+    use base64::prelude::BASE64_URL_SAFE_NO_PAD as BASE64;
+    let part = |value: &Value| BASE64.encode(value.to_string());
+    format!("{}.{}.{}", part(&json!({ "alg": "RS256" })), part(claims), BASE64.encode("signature"))
+}
+
+async fn name(reviews: &TokenReviews, token: &str) -> Result<Option<String>, String> {
+    let known = reviews.identify(&Credential::Token(Secret::new(token))).await;
+    known.map(|known| known.map(|known| known.identity.name.clone())).map_err(|error| match error {
+        AuthenticationError::Unavailable(_) => "unavailable".to_owned(),
+        error => error.to_string(),
+    })
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_audiences_that_are_asked_about_depend_on_the_form_of_the_token() {
+    let script = Script::new();
+    let reviews = reviews(&script, &["registry"]);
+    script.says(known("ann", &["registry"]));
+    let of_account = token_with(&json!({ "iss": "x", "kubernetes.io": {} }));
+    let legacy = token_with(&json!({ "iss": "kubernetes/serviceaccount" }));
+    let of_person = token_with(&json!({ "iss": "https://login.example" }));
+    for (token, audiences) in [
+        (of_account.as_str(), json!(["registry"])),
+        (&legacy, json!(["registry"])),
+        (&of_person, Value::Null),
+        ("sha256~opaque", Value::Null),
+    ] {
+        assert_eq!(name(&reviews, token).await, Ok(Some("ann".to_owned())));
+        let (path, spec) = script.asked().pop().unwrap();
+        assert_eq!(path, TOKEN_REVIEWS);
+        assert_eq!((&spec["token"], &spec["audiences"]), (&json!(token), &audiences));
+    }
+    // Whoever answers about other audiences, or about none, did not say that the token is for the registry.
+    for audiences in [&["other"][..], &[]] {
+        script.says(known("ann", audiences));
+        let other = token_with(&json!({ "iss": "x", "kubernetes.io": {}, "for": audiences }));
+        assert!(name(&reviews, &other).await.unwrap_err().contains("for others"));
+    }
+    // What holds several words would be read up to the first.
+    assert_eq!(name(&reviews, "good behind").await, Ok(None));
+    assert_eq!(name(&reviews, "good\tbehind").await, Ok(None));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_token_is_asked_about_once_however_many_show_it() {
+    let script = Script::new();
+    let reviews = Arc::new(reviews(&script, &[]));
+    script.says(known("ann", &[]));
+    let mut nodes = JoinSet::new();
+    for _ in 0..1000 {
+        let reviews = Arc::clone(&reviews);
+        nodes.spawn(async move { name(&reviews, "token").await });
+    }
+    assert!(nodes.join_all().await.iter().all(|name| *name == Ok(Some("ann".to_owned()))));
+    assert_eq!(script.asked().len(), 1);
+    // Whoever asks alone may hang up without taking the answer from others.
+    tokio::time::sleep(KNOWN_FOR).await;
+    {
+        let mut hung_up = std::pin::pin!(name(&reviews, "token"));
+        assert!(hung_up.as_mut().now_or_never().is_none());
+    }
+    script.goes_away();
+    assert_eq!(name(&reviews, "token").await, Ok(Some("ann".to_owned())), "the old answer counts");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_token_that_is_not_good_any_more_is_forgotten() {
+    let script = Script::new();
+    let reviews = reviews(&script, &[]);
+    script.says(known("ann", &[]));
+    assert!(name(&reviews, "token").await.is_ok());
+    script.says(json!({ "authenticated": false, "error": "token expired" }));
+    tokio::time::sleep(KNOWN_FOR - Duration::from_secs(1)).await;
+    assert!(name(&reviews, "token").await.is_ok());
+    tokio::time::sleep(Duration::from_secs(2)).await;
+    assert!(name(&reviews, "token").await.unwrap_err().contains("does not know"));
+    // Even if nobody can be asked then: what was said last was no.
+    script.goes_away();
+    assert_eq!(name(&reviews, "token").await, Err("unavailable".to_owned()));
+}
+
+#[tokio::test(start_paused = true)]
+async fn while_nobody_answers_known_tokens_are_good_and_others_are_not_judged() {
+    let script = Script::new();
+    let reviews = reviews(&script, &[]);
+    script.says(known("ann", &[]));
+    assert!(name(&reviews, "token").await.is_ok());
+    script.goes_away();
+    tokio::time::sleep(OUTAGE - Duration::from_secs(1)).await;
+    assert_eq!(name(&reviews, "token").await, Ok(Some("ann".to_owned())));
+    assert_eq!(name(&reviews, "other").await, Err("unavailable".to_owned()));
+    tokio::time::sleep(Duration::from_secs(2)).await;
+    assert_eq!(name(&reviews, "token").await, Err("unavailable".to_owned()));
+    script.comes_back();
+    tokio::time::sleep(Duration::from_secs(2)).await;
+    assert_eq!(name(&reviews, "other").await, Ok(Some("ann".to_owned())));
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_access_review_asks_with_all_that_is_known_of_the_caller() {
+    let script = Script::new();
+    let reviews = AccessReviews::new(script.cluster()).unwrap();
+    let scopes = [("scopes.authorization.openshift.io".to_owned(), vec!["user:info".to_owned()])];
+    let caller = Identity { uid: Some("17".to_owned()), extra: scopes.into(), ..user("ann") };
+    script.says(json!({ "allowed": true, "reason": "because" }));
+    let decided = async |caller: &Identity, wanted| reviews.decide(caller, wanted).await;
+    assert_eq!(decided(&caller, &PULL).await.unwrap(), Decision::Allowed("because".into()));
+    let (path, spec) = script.asked().pop().unwrap();
+    assert_eq!(path, ACCESS_REVIEWS);
+    let act = json!({
+        "verb": "get", "group": "image.openshift.io", "resource": "imagestreams", "subresource": "layers",
+        "namespace": "team", "name": "app",
+    });
+    let asked = json!({
+        "user": "ann", "uid": "17", "groups": ["system:authenticated"], "extra": caller.extra, "resourceAttributes": act,
+    });
+    assert_eq!(spec, asked);
+    // It is remembered for that very question.
+    script.says(json!({ "allowed": false }));
+    assert!(matches!(decided(&caller, &PULL).await.unwrap(), Decision::Allowed(_)));
+    let push = ResourceAttributes { verb: "update", ..PULL };
+    assert_eq!(decided(&caller, &push).await.unwrap(), Decision::Denied);
+    assert_eq!(decided(&user("ann"), &PULL).await.unwrap(), Decision::Denied);
+    tokio::time::sleep(Duration::from_secs(11)).await;
+    assert_eq!(decided(&caller, &PULL).await.unwrap(), Decision::Denied);
+    // A contradiction is a no, and silence is neither.
+    script.says(json!({ "allowed": true, "denied": true }));
+    assert_eq!(decided(&user("bob"), &PULL).await.unwrap(), Decision::Denied);
+    script.goes_away();
+    assert!(decided(&user("cid"), &PULL).await.is_err());
+}
+
+#[tokio::test(start_paused = true)]
+async fn whoever_carries_scopes_is_asked_about() {
+    let script = Script::new();
+    script.has(CLUSTER_ROLES, puller());
+    script.has(ROLE_BINDINGS, binding("pullers", "ann"));
+    let (bindings, watching) = WatchedBindings::watch(&script.cluster()).unwrap();
+    let _running = running(watching);
+    until(async || may_pull(&bindings, "ann").await == Some(true)).await;
+    assert!(script.asked().is_empty());
+    let scopes = [("scopes.authorization.openshift.io".to_owned(), vec!["user:info".to_owned()])];
+    let restricted = Identity { extra: scopes.into(), ..user("ann") };
+    script.says(json!({ "allowed": false }));
+    assert_eq!(bindings.decide(&restricted, &PULL).await.unwrap(), Decision::Denied);
+    assert_eq!(script.asked().len(), 1);
+}
