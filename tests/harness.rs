@@ -1,5 +1,6 @@
 //! What the stories stand on: a registry of their own, people who use it, and the programs that a machine may lack.
 
+pub(crate) mod cluster;
 pub(crate) mod image;
 pub(crate) mod paper_cluster;
 pub(crate) mod process;
@@ -9,11 +10,26 @@ pub(crate) mod user;
 pub(crate) mod wire;
 pub(crate) mod workstation;
 
+use std::time::Duration;
+
+use tokio::time::{sleep, timeout};
+
+pub(crate) use cluster::Cluster;
 pub(crate) use image::{Image, Layer};
 pub(crate) use paper_cluster::PaperCluster;
 pub(crate) use registry::TestRegistry;
 pub(crate) use user::User;
 pub(crate) use workstation::Workstation;
+
+/// Asks again and again until it is so.
+pub(crate) async fn until(is_so: impl AsyncFn() -> bool) {
+    let asking = async {
+        while !is_so().await {
+            sleep(Duration::from_millis(20)).await;
+        }
+    };
+    timeout(Duration::from_secs(60), asking).await.expect("in the end it is so");
+}
 
 /// 1,048,576 bytes.
 pub(crate) const MIB: usize = 1 << 20;

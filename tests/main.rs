@@ -7,5 +7,6 @@ mod clients;
 mod conformance;
 mod faults;
 mod harness;
+mod kubernetes;
 mod server;
 mod stories;

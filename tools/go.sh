@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
-# Builds the Go programs of go.txt that are not in the cache yet, and checks each against its checksum.
+# Builds the Go programs of go.txt that are not in the cache yet, and checks each against its checksum; then those of
+# Kubernetes, which the module in kubernetes/ pins.
 #   tools/go.sh          builds what is missing
 #   tools/go.sh folder   prints the folder that holds them
 set -euo pipefail
@@ -7,7 +8,9 @@ cd "$(dirname "$0")"
 
 cache="${WHARF_CACHE:-$HOME/.cache/wharf}"
 built="$cache/go/built"
-folder="$cache/go/$(sha256sum go.txt | cut -c1-12)"
+key() { cat "$@" | sha256sum | cut -c1-12; }
+folder="$cache/go/$(key go.txt kubernetes/*)"
+kubernetes="$built/kubernetes@$(key kubernetes/*)"
 
 if [ "${1:-}" = folder ]; then
     echo "$folder"
@@ -39,6 +42,21 @@ build() {
     rm -rf "$work"
 }
 
+# Leaves all programs of Kubernetes in the folder $kubernetes. It is one build, because they have most of their code in
+# common, and one of a module of our own: theirs replaces others by folders of its tree, which `go install` refuses.
+build_kubernetes() {
+    local version major minor work
+    version=$(sed -n 's/^require k8s.io\/kubernetes v//p' kubernetes/go.mod)
+    IFS=. read -r major minor _ <<<"$version"
+    local set="-X k8s.io/component-base/version.git" # Without it they take themselves for v0.0.0, and refuse each other.
+    work=$(mktemp -d "$cache/go/work.XXXXXX")
+    (cd kubernetes && sed -n 's/^\t_ "\(.*\)"$/\1/p' programs.go | xargs \
+        go build -trimpath -ldflags "-s -w ${set}Version=v$version ${set}Major=$major ${set}Minor=$minor" -o "$work/"
+    ) >"$work.log" 2>&1 || { cat "$work.log" >&2; rm -rf "$work" "$work.log"; return 1; }
+    mv -T "$work" "$kubernetes"
+    rm "$work.log"
+}
+
 table() { grep -v '^#' go.txt; }
 
 link_all() {
@@ -46,6 +64,7 @@ link_all() {
     table | while read -r program _ _ version _; do
         [ ! -e "$built/$program@$version" ] || ln -f "$built/$program@$version" "$folder/$program"
     done
+    [ ! -e "$kubernetes" ] || ln -f "$kubernetes"/* "$folder"
     ln -sfn "$folder" "$cache/go/current" # Where a plain `cargo test` looks.
 }
 
@@ -53,13 +72,15 @@ mkdir -p "$built"
 exec 9>"$cache/go/lock"
 flock --nonblock 9 || { echo "waiting for another build of the Go programs"; flock 9; }
 
-if table | while read -r program _ _ version _; do [ -e "$built/$program@$version" ] || exit 1; done; then
+if [ -e "$kubernetes" ] && table | while read -r program _ _ version _; do
+    [ -e "$built/$program@$version" ] || exit 1
+done; then
     link_all
     exit
 fi
 if ! command -v go >/dev/null; then
     link_all
-    echo "go is not installed: tests that need the programs of tools/go.txt are skipped"
+    echo "go is not installed: tests that need the programs of tools/go.txt and tools/kubernetes are skipped"
     exit
 fi
 while read -r program seconds module version package checksum; do
@@ -70,3 +91,10 @@ while read -r program seconds module version package checksum; do
     link_all
     echo "built $program in $SECONDS s"
 done < <(table)
+if [ ! -e "$kubernetes" ]; then
+    echo "building Kubernetes (about 500 s)"
+    SECONDS=0
+    build_kubernetes
+    link_all
+    echo "built Kubernetes in $SECONDS s"
+fi

@@ -14,6 +14,8 @@ use tokio::{
     time::timeout,
 };
 
+use super::until;
+
 /// How long a program may take to start, or to stop. It takes milliseconds, but the machine may be busy.
 const PATIENCE: Duration = Duration::from_secs(60);
 
@@ -65,6 +67,15 @@ impl Process {
         let find = |log: &Vec<String>| log.iter().find_map(|line| pick(line));
         let log = timeout(PATIENCE, log.wait_for(|log| find(log).is_some())).await;
         find(&log.expect("the line is written").expect("the program runs")).expect("it was just found")
+    }
+
+    /// Asks again and again whether the program is ready, until it is.
+    pub(crate) async fn until(&self, is_ready: impl AsyncFn() -> bool) {
+        let mut log = self.log.clone();
+        tokio::select! {
+            () = until(is_ready) => {}
+            _ = log.wait_for(|_| false) => panic!("the program ended before it was ready"),
+        }
     }
 
     /// The program's own process.

@@ -87,9 +87,7 @@ impl Workstation {
 
     /// Runs a command that must succeed, and returns what it printed.
     pub(crate) async fn finish(&self, mut command: Command) -> String {
-        let output = finish(&mut command).await;
-        assert!(output.status.success(), "{command:?}: {}\n{}", output.status, both(&output));
-        String::from_utf8_lossy(&output.stdout).into_owned()
+        finish_well(&mut command).await
     }
 
     /// Runs a program that must fail, and returns what it printed and complained about.
@@ -145,6 +143,13 @@ impl Workstation {
             .kill_on_drop(true);
         command
     }
+}
+
+/// Runs `command`, which must succeed, and returns what it printed.
+pub(super) async fn finish_well(command: &mut Command) -> String {
+    let output = finish(command).await;
+    assert!(output.status.success(), "{command:?}: {}\n{}", output.status, both(&output));
+    String::from_utf8_lossy(&output.stdout).into_owned()
 }
 
 /// Runs `command` to its end, or kills it and all that it started.

@@ -1,0 +1,306 @@
+//! A real Kubernetes cluster that has no nodes: etcd, the API server, and the controllers that a registry meets.
+//!
+//! Tests share one, in namespaces of their own. Whoever takes a part of it away, or grants something to everybody in
+//! all of it, starts another.
+
+mod api;
+mod scratch;
+
+use std::{
+    ffi::OsStr,
+    fs,
+    net::{Ipv4Addr, SocketAddr},
+    path::{Path, PathBuf},
+    process::{Command, Stdio},
+    thread,
+};
+
+use hyper::{Method, StatusCode};
+use rcgen::{
+    BasicConstraints, CertificateParams, CertifiedIssuer, IsCa, KeyPair, PKCS_RSA_SHA256, RsaKeySize,
+};
+use serde_json::json;
+use socket2::{Domain, Socket, Type};
+use tokio::sync::{OnceCell, oneshot};
+
+pub(crate) use self::api::Api;
+use self::scratch::Scratch;
+use super::{process::Process, tool, workstation};
+
+/// The `iss` of the tokens, and the audience of the API server itself: what nearly every cluster has.
+pub(crate) const ISSUER: &str = "https://kubernetes.default.svc";
+
+/// People who are no service accounts, and the group of each.
+const USERS: [(&str, &str); 3] = [(ADMIN, "system:masters"), ("alice", "developers"), ("bob", "")];
+const ADMIN: &str = "admin";
+
+/// The controllers that have to do with accounts, roles and namespaces.
+const CONTROLLERS: [&str; 6] = [
+    "clusterrole-aggregation-controller",
+    "legacy-serviceaccount-token-cleaner-controller",
+    "namespace-controller",
+    "root-ca-certificate-publisher-controller",
+    "serviceaccount-controller",
+    "serviceaccount-token-controller",
+];
+
+/// A control plane. It ends when it is dropped, and when the tests end in whatever way.
+pub(crate) struct Cluster {
+    api_server: Process,
+    _controllers: Process,
+    _etcd: Process,
+    site: Site,
+}
+
+/// What the parts of a cluster have in common.
+struct Site {
+    programs: Programs,
+    address: SocketAddr,
+    /// Keeps the API server's port for it, also while it is down.
+    _port: Socket,
+    /// The certificate of whoever vouches for the API server.
+    authority: String,
+    folder: Scratch,
+}
+
+struct Programs {
+    setpriv: PathBuf,
+    etcd: PathBuf,
+    api_server: PathBuf,
+    controllers: PathBuf,
+    kubectl: PathBuf,
+}
+
+impl Cluster {
+    /// The cluster that the tests of this binary share, started for the first of them.
+    #[track_caller]
+    pub(crate) fn shared() -> Option<impl Future<Output = &'static Self>> {
+        static SHARED: OnceCell<Cluster> = OnceCell::const_new();
+        let programs = Programs::found()?;
+        Some(SHARED.get_or_init(|| async {
+            let (started, starting) = oneshot::channel();
+            // Its programs end with the thread that started them, so that is not the thread of a test.
+            thread::spawn(move || {
+                let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+                let _ = started.send(runtime.block_on(Self::of(programs))); // The test may have given up.
+                loop {
+                    thread::park();
+                }
+            });
+            starting.await.expect("the cluster starts")
+        }))
+    }
+
+    /// A cluster of the test's own.
+    #[track_caller]
+    pub(crate) fn start() -> Option<impl Future<Output = Self>> {
+        Some(Self::of(Programs::found()?))
+    }
+
+    async fn of(programs: Programs) -> Self {
+        let site = Site::new(programs);
+        let etcd = site.start_etcd().await;
+        let api_server = site.start_api_server().await;
+        let controllers = site.start_controllers().await;
+        Self { api_server, _controllers: controllers, _etcd: etcd, site }
+    }
+
+    /// Kills the API server. Its port stays its own, and etcd keeps what it knows.
+    pub(crate) fn kill_api_server(&mut self) {
+        self.api_server.kill();
+    }
+
+    /// Starts the API server again.
+    pub(crate) async fn start_api_server(&mut self) {
+        self.api_server = self.site.start_api_server().await;
+    }
+
+    /// The API server, as whoever may do everything meets it.
+    pub(crate) fn admin(&self) -> Api {
+        self.site.admin()
+    }
+
+    /// The API server, as it is met with a token.
+    pub(crate) fn with_token(&self, token: &str) -> Api {
+        Api::new(self.site.address, &self.site.authority, token)
+    }
+
+    /// A file by which programs reach the API server with a token.
+    pub(crate) fn kubeconfig(&self, token: &str) -> PathBuf {
+        self.site.kubeconfig(token)
+    }
+
+    /// A new namespace, whose name begins with `prefix`.
+    pub(crate) async fn namespace(&self, prefix: &str) -> String {
+        let wanted = json!({ "metadata": { "generateName": format!("{prefix}-") } });
+        let namespace = self.admin().post("/api/v1/namespaces", &wanted).await;
+        namespace["metadata"]["name"].as_str().unwrap().to_owned()
+    }
+
+    /// Does what `kubectl apply -f` does.
+    pub(crate) async fn apply(&self, yaml: &str) {
+        let mut file = tempfile::Builder::new().suffix(".yaml").tempfile_in(self.site.folder.path()).unwrap();
+        std::io::Write::write_all(&mut file, yaml.as_bytes()).unwrap();
+        self.kubectl([OsStr::new("apply"), OsStr::new("-f"), file.path().as_os_str()]).await;
+    }
+
+    /// Runs `kubectl`, which may do everything, and returns what it prints.
+    pub(crate) async fn kubectl<A: AsRef<OsStr>>(&self, arguments: impl IntoIterator<Item = A>) -> String {
+        let home = self.site.folder.path();
+        let mut kubectl = tokio::process::Command::new(&self.site.programs.kubectl);
+        kubectl
+            .env_clear()
+            .env("HOME", home) // where it remembers what the API server has
+            .env("KUBECONFIG", home.join(ADMIN))
+            .args(arguments)
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .process_group(0)
+            .kill_on_drop(true);
+        workstation::finish_well(&mut kubectl).await
+    }
+
+    /// The token of a service account for an audience, good for an hour.
+    pub(crate) async fn token(&self, namespace: &str, account: &str, audience: &str) -> String {
+        let path = format!("/api/v1/namespaces/{namespace}/serviceaccounts/{account}/token");
+        let wanted = json!({ "spec": { "audiences": [audience], "expirationSeconds": 3600 } });
+        let request = self.admin().post(&path, &wanted).await;
+        request["status"]["token"].as_str().unwrap().to_owned()
+    }
+}
+
+/// The token of somebody who is no service account: `alice` or `bob`.
+pub(crate) fn user_token(user: &str) -> String {
+    format!("{user}-shows-this-token")
+}
+
+impl Site {
+    fn new(programs: Programs) -> Self {
+        let folder = Scratch::new();
+        let write = |name: &str, content: &str| fs::write(folder.path().join(name), content).unwrap();
+
+        let mut params = CertificateParams::default();
+        params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+        let authority = CertifiedIssuer::self_signed(params, KeyPair::generate().unwrap()).unwrap();
+        write("ca.crt", &authority.pem());
+        let names = ["127.0.0.1", "localhost", "kubernetes.default.svc"].map(str::to_owned);
+        let (params, key) = (CertificateParams::new(names).unwrap(), KeyPair::generate().unwrap());
+        write("tls.crt", &params.signed_by(&key, &authority).unwrap().pem());
+        write("tls.key", &key.serialize_pem());
+        let key = KeyPair::generate_rsa_for(&PKCS_RSA_SHA256, RsaKeySize::_2048).unwrap();
+        write("sa.key", &key.serialize_pem());
+        let users = USERS.map(|(user, group)| format!("{},{user},uid-of-{user},{group}\n", user_token(user)));
+        write("tokens.csv", &users.concat());
+
+        let port = Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
+        port.set_reuse_port(true).unwrap(); // As --permit-port-sharing does. Nobody connects to it, since it does not listen.
+        port.bind(&SocketAddr::from((Ipv4Addr::LOCALHOST, 0)).into()).unwrap();
+        let address = port.local_addr().unwrap().as_socket().unwrap();
+
+        let site = Self { programs, address, _port: port, authority: authority.pem(), folder };
+        fs::rename(site.kubeconfig(&user_token(ADMIN)), site.folder.path().join(ADMIN)).unwrap();
+        site
+    }
+
+    /// Sockets in the folder spare it ports.
+    async fn start_etcd(&self) -> Process {
+        let mut etcd = self.command(&self.programs.etcd);
+        etcd.args([
+            "--data-dir=etcd",
+            "--listen-client-urls=unix://client:0",
+            "--listen-peer-urls=unix://peer:0",
+            "--advertise-client-urls=http://127.0.0.1:0", // which nobody asks for
+            "--unsafe-no-fsync",
+            "--logger=zap",
+            "--log-outputs=stderr",
+        ]);
+        let (etcd, ()) =
+            Process::start(etcd, |line| line.contains("serving client traffic").then_some(())).await;
+        etcd
+    }
+
+    async fn start_api_server(&self) -> Process {
+        let mut api_server = self.command(&self.programs.api_server);
+        api_server.arg(format!("--etcd-servers=unix://{}/client:0", self.folder.path().display()));
+        api_server.arg(format!("--secure-port={}", self.address.port()));
+        api_server.arg(format!("--service-account-issuer={ISSUER}"));
+        api_server.args([
+            "--permit-port-sharing",
+            "--bind-address=127.0.0.1",
+            "--advertise-address=127.0.0.1",
+            "--endpoint-reconciler-type=none",
+            "--service-cluster-ip-range=10.0.0.0/24",
+            "--tls-cert-file=tls.crt",
+            "--tls-private-key-file=tls.key",
+            "--service-account-key-file=sa.key",
+            "--service-account-signing-key-file=sa.key",
+            "--token-auth-file=tokens.csv",
+            "--authorization-mode=RBAC",
+        ]);
+        let (api_server, ()) = Process::start(api_server, |_| Some(())).await;
+        let admin = self.admin();
+        let is_ready = async || {
+            let answer = admin.try_to(Method::GET, "/readyz", None).await;
+            answer.is_ok_and(|(status, _)| status == StatusCode::OK)
+        };
+        api_server.until(is_ready).await;
+        api_server
+    }
+
+    async fn start_controllers(&self) -> Process {
+        let mut controllers = self.command(&self.programs.controllers);
+        controllers.arg(format!("--kubeconfig={ADMIN}"));
+        controllers.arg(format!("--controllers={}", CONTROLLERS.join(",")));
+        controllers.args([
+            "--service-account-private-key-file=sa.key",
+            "--root-ca-file=ca.crt",
+            "--secure-port=0",
+            "--leader-elect=false",
+        ]);
+        let (controllers, ()) = Process::start(controllers, |_| Some(())).await;
+        controllers
+    }
+
+    /// A program that ends with the thread that starts it.
+    fn command(&self, program: &Path) -> Command {
+        let mut command = Command::new(&self.programs.setpriv);
+        command.args(["--pdeathsig", "KILL", "--"]).arg(program);
+        command.current_dir(self.folder.path()).stdin(self.folder.in_use());
+        command
+    }
+
+    fn admin(&self) -> Api {
+        Api::new(self.address, &self.authority, &user_token(ADMIN))
+    }
+
+    fn kubeconfig(&self, token: &str) -> PathBuf {
+        let configuration = json!({
+            "apiVersion": "v1",
+            "kind": "Config",
+            "clusters": [{ "name": "tests", "cluster": {
+                "server": format!("https://{}", self.address),
+                "certificate-authority": self.folder.path().join("ca.crt"),
+            } }],
+            "users": [{ "name": "user", "user": { "token": token } }],
+            "contexts": [{ "name": "tests", "context": { "cluster": "tests", "user": "user" } }],
+            "current-context": "tests",
+        });
+        let file = tempfile::Builder::new().suffix(".kubeconfig").tempfile_in(self.folder.path()).unwrap();
+        serde_json::to_writer_pretty(&file, &configuration).unwrap();
+        file.into_temp_path().keep().unwrap()
+    }
+}
+
+impl Programs {
+    #[track_caller]
+    fn found() -> Option<Self> {
+        Some(Self {
+            setpriv: tool::debian("setpriv")?,
+            etcd: tool::debian("etcd")?,
+            api_server: tool::go("kube-apiserver")?,
+            controllers: tool::go("kube-controller-manager")?,
+            kubectl: tool::go("kubectl")?,
+        })
+    }
+}

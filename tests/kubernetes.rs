@@ -1,0 +1,4 @@
+//! Beside a real Kubernetes cluster.
+
+mod control_plane;
+mod decisions;
