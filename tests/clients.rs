@@ -18,4 +18,5 @@ mod own_image;
 mod podman;
 mod python;
 mod regctl;
+mod seed_case;
 mod skopeo;

@@ -2,3 +2,5 @@
 
 mod control_plane;
 mod decisions;
+mod outage;
+mod permission;

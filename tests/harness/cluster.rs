@@ -19,7 +19,7 @@ use hyper::{Method, StatusCode};
 use rcgen::{
     BasicConstraints, CertificateParams, CertifiedIssuer, IsCa, KeyPair, PKCS_RSA_SHA256, RsaKeySize,
 };
-use serde_json::json;
+use serde_json::{Value, json};
 use socket2::{Domain, Socket, Type};
 use tokio::sync::{OnceCell, oneshot};
 
@@ -105,6 +105,20 @@ impl Cluster {
         Self { api_server, _controllers: controllers, _etcd: etcd, site }
     }
 
+    /// The settings of a registry that asks this cluster as one of its service accounts, with the rights that we ship for it.
+    pub(crate) async fn settings(&self) -> Value {
+        self.apply(concat!(
+            "apiVersion: v1\nkind: Namespace\nmetadata: {name: wharf}\n---\n",
+            "apiVersion: v1\nkind: ServiceAccount\nmetadata: {name: wharf, namespace: wharf}\n---\n",
+            include_str!("../../deploy/rbac/roles.yaml"),
+            "\n---\n",
+            include_str!("../../deploy/rbac/registry.yaml"),
+        ))
+        .await;
+        let token = self.token("wharf", "wharf", ISSUER).await;
+        json!({ "auth": { "kubernetes": { "kubeconfig": self.kubeconfig(&token) } } })
+    }
+
     /// Kills the API server. Its port stays its own, and etcd keeps what it knows.
     pub(crate) fn kill_api_server(&mut self) {
         self.api_server.kill();
@@ -173,6 +187,11 @@ impl Cluster {
 /// The token of somebody who is no service account: `alice` or `bob`.
 pub(crate) fn user_token(user: &str) -> String {
     format!("{user}-shows-this-token")
+}
+
+/// A service account, as `kubectl apply` takes it.
+pub(crate) fn account(namespace: &str, name: &str) -> String {
+    format!("{{apiVersion: v1, kind: ServiceAccount, metadata: {{name: {name}, namespace: {namespace}}}}}")
 }
 
 impl Site {

@@ -1,0 +1,53 @@
+//! What Wharf is for: a service account pushes and pulls as far as the role bindings of its cluster say so.
+
+use bytes::Bytes;
+use hyper::{Method, StatusCode};
+
+use crate::{
+    clients::containers::Containers,
+    harness::{Cluster, TestRegistry, cluster::account, paper_cluster::binding, until},
+};
+
+#[tokio::test]
+async fn a_service_account_pushes_and_pulls_as_far_as_role_bindings_say_so() {
+    let Some(cluster) = Cluster::shared() else { return };
+    let cluster = cluster.await;
+    let registry = TestRegistry::with(cluster.settings().await).await;
+    let Some(alice) = Containers::near(&registry) else { return };
+    let (host, someone) = (registry.host(), registry.user("someone"));
+    let namespace = cluster.namespace("seed").await;
+    cluster.apply(&account(&namespace, "example-sa")).await;
+    let token = cluster.kubectl(["create", "token", "example-sa", "-n", &*namespace]).await;
+    let shown = format!("Bearer {}", token.trim());
+    let answers = async |method: Method, path: String, status: StatusCode| {
+        let headers = [("authorization", &*shown)];
+        someone.ask(method, &path, &headers, Bytes::new()).await.status == status
+    };
+    let (tags, uploads) =
+        (format!("/v2/{namespace}/app/tags/list"), format!("/v2/{namespace}/app/blobs/uploads/"));
+
+    alice.podman(format!("login -u example-sa -p {} {host}", token.trim())).await;
+    let image = format!("{host}/{namespace}/app:1");
+    alice.build(&image, "for the team", "").await;
+    let refused = alice.podman_in_vain(format!("push {image}")).await;
+    assert!(refused.contains("denied") || refused.contains("403"), "{refused}");
+
+    cluster.apply(&binding(&namespace, "example-sa", "system:image-puller")).await;
+    until(async || answers(Method::GET, tags.clone(), StatusCode::NOT_FOUND).await).await;
+    let refused = alice.podman_in_vain(format!("push {image}")).await;
+    assert!(refused.contains("denied") || refused.contains("403"), "{refused}");
+
+    cluster.apply(&binding(&namespace, "example-sa", "system:image-builder")).await;
+    until(async || answers(Method::POST, uploads.clone(), StatusCode::ACCEPTED).await).await;
+    alice.podman(format!("push {image}")).await;
+    alice.podman("rmi --all --force").await;
+    assert_eq!(alice.run(&image).await, "for the team");
+
+    for role in ["system:image-builder", "system:image-puller"] {
+        cluster.kubectl(["delete", "rolebinding", role, "-n", &*namespace]).await;
+    }
+    until(async || answers(Method::GET, tags.clone(), StatusCode::FORBIDDEN).await).await;
+    alice.podman("rmi --all --force").await;
+    let refused = alice.podman_in_vain(format!("pull {image}")).await;
+    assert!(refused.contains("denied") || refused.contains("403"), "{refused}");
+}

@@ -1,0 +1,62 @@
+//! An API server that is away, and comes back.
+
+use bytes::Bytes;
+use hyper::{Method, StatusCode};
+
+use super::permission::Asking;
+use crate::harness::{
+    Cluster, TestRegistry,
+    cluster::{ISSUER, account},
+    paper_cluster::binding,
+    until,
+};
+
+#[tokio::test]
+async fn whoever_is_known_goes_on_pulling_while_the_api_server_is_away() {
+    let Some(cluster) = Cluster::start() else { return };
+    let mut cluster = cluster.await;
+    let registry = TestRegistry::with(cluster.settings().await).await;
+    let user = registry.user("someone");
+    let namespace = cluster.namespace("away").await;
+    for name in ["known", "unknown"] {
+        let binding = binding(&namespace, name, "system:image-puller")
+            .replace("name: system:image-puller\n  namespace", &format!("name: {name}\n  namespace"));
+        cluster.apply(&format!("{}\n---\n{binding}", account(&namespace, name))).await;
+    }
+    let asking = Asking { user: &user, repository: format!("{namespace}/app") };
+    let known = cluster.token(&namespace, "known", ISSUER).await;
+    let unknown = cluster.token(&namespace, "unknown", ISSUER).await;
+    until(async || asking.may_pull(&known).await).await;
+    let readiness = async || {
+        let ready = user.get("/readyz").await;
+        (ready.status, String::from_utf8(ready.body.to_vec()).unwrap())
+    };
+    until(async || readiness().await == (StatusCode::OK, "ready\n".to_owned())).await;
+    let given = asking.registry_token(&known).await;
+
+    cluster.kill_api_server();
+    until(async || readiness().await.1.contains("fell silent")).await;
+    assert_eq!(readiness().await.0, StatusCode::OK, "or nobody could pull");
+    for token in [&known, &given] {
+        assert!(asking.may_pull(token).await);
+    }
+    let headers = [("authorization", &*format!("Bearer {unknown}"))];
+    let path = format!("/v2/{namespace}/app/tags/list");
+    let refused = user.ask(Method::GET, &path, &headers, Bytes::new()).await;
+    assert_eq!(refused.status, StatusCode::SERVICE_UNAVAILABLE);
+    assert!(refused.header("retry-after").is_some());
+
+    // A registry that starts now knows nobody, says so, and needs no other start.
+    let replica = registry.replica().await;
+    let replica = replica.user("someone");
+    let elsewhere = Asking { user: &replica, repository: asking.repository.clone() };
+    assert_eq!(replica.get("/readyz").await.status, StatusCode::SERVICE_UNAVAILABLE);
+    assert_eq!(elsewhere.status(&known).await, StatusCode::SERVICE_UNAVAILABLE);
+
+    cluster.start_api_server().await;
+    until(async || readiness().await.1 == "ready\n").await;
+    until(async || asking.may_pull(&unknown).await).await;
+    until(async || elsewhere.may_pull(&known).await).await;
+    cluster.kubectl(["delete", "rolebinding", "known", "-n", &*namespace]).await;
+    until(async || asking.status(&given).await == StatusCode::FORBIDDEN).await;
+}

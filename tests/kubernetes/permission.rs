@@ -1,0 +1,198 @@
+//! Whom a registry knows by asking a cluster, and for how long.
+
+use bytes::Bytes;
+use hyper::{Method, StatusCode};
+use serde_json::{Value, json};
+
+use crate::harness::{
+    Cluster, TestRegistry, User,
+    cluster::{ISSUER, account, user_token},
+    paper_cluster::binding,
+    registry::overlay,
+    until,
+};
+
+/// Somebody who lists the tags of a repository that does not exist.
+pub(crate) struct Asking<'a> {
+    pub(crate) user: &'a User,
+    pub(crate) repository: String,
+}
+
+impl Asking<'_> {
+    /// What they are answered who show this token.
+    pub(crate) async fn status(&self, token: &str) -> StatusCode {
+        let headers = [("authorization", &*format!("Bearer {token}"))];
+        let path = format!("/v2/{}/tags/list", self.repository);
+        self.user.ask(Method::GET, &path, &headers, Bytes::new()).await.status
+    }
+
+    /// Whether they may pull: it is not there, and they may know.
+    pub(crate) async fn may_pull(&self, token: &str) -> bool {
+        self.status(token).await == StatusCode::NOT_FOUND
+    }
+
+    /// The token that the registry gives for a token.
+    pub(crate) async fn registry_token(&self, token: &str) -> String {
+        let headers = [("authorization", &*format!("Bearer {token}"))];
+        let given = self.user.ask(Method::GET, "/token", &headers, Bytes::new()).await.expect(StatusCode::OK);
+        given.json()["token"].as_str().unwrap().to_owned()
+    }
+}
+
+async fn with(cluster: &Cluster, more: Value) -> TestRegistry {
+    let mut settings = cluster.settings().await;
+    overlay(&mut settings, &json!({ "auth": { "kubernetes": more } }));
+    TestRegistry::with(settings).await
+}
+
+/// A namespace in which the account `robot` may pull, and whoever asks there.
+async fn robots<'a>(cluster: &Cluster, user: &'a User, prefix: &str) -> (String, Asking<'a>) {
+    let namespace = cluster.namespace(prefix).await;
+    let robot = account(&namespace, "robot");
+    cluster.apply(&format!("{robot}\n---\n{}", binding(&namespace, "robot", "system:image-puller"))).await;
+    let repository = format!("{namespace}/app");
+    (namespace, Asking { user, repository })
+}
+
+#[tokio::test]
+async fn people_are_known_by_the_api_server_alone() {
+    let Some(cluster) = Cluster::shared() else { return };
+    let cluster = cluster.await;
+    for permission in ["bindings", "accessreviews"] {
+        let registry = with(cluster, json!({ "permission": permission })).await;
+        let user = registry.user("someone");
+        let namespace = cluster.namespace("people").await;
+        let asking = Asking { user: &user, repository: format!("{namespace}/app") };
+        for person in ["alice", "bob"] {
+            until(async || asking.status(&user_token(person)).await == StatusCode::FORBIDDEN).await;
+        }
+        cluster
+            .apply(&format!(
+                "{{apiVersion: rbac.authorization.k8s.io/v1, kind: RoleBinding, \
+                 metadata: {{name: developers, namespace: {namespace}}}, \
+                 subjects: [{{kind: Group, name: developers, apiGroup: rbac.authorization.k8s.io}}], \
+                 roleRef: {{kind: ClusterRole, name: registry-viewer, apiGroup: rbac.authorization.k8s.io}}}}"
+            ))
+            .await;
+        until(async || asking.may_pull(&user_token("alice")).await).await;
+        assert_eq!(asking.status(&user_token("bob")).await, StatusCode::FORBIDDEN);
+        assert_eq!(asking.status("nobody-shows-this-token").await, StatusCode::UNAUTHORIZED);
+        // The group is in the registry's own token, which is all that is shown from then on.
+        let given = asking.registry_token(&user_token("alice")).await;
+        assert!(asking.may_pull(&given).await);
+    }
+}
+
+#[tokio::test]
+async fn a_token_is_for_the_registry_if_it_names_one_of_its_audiences() {
+    let Some(cluster) = Cluster::shared() else { return };
+    let cluster = cluster.await;
+    let strict = with(cluster, json!({ "audiences": ["image-registry"] })).await;
+    let both = with(cluster, json!({ "audiences": ["image-registry"], "apiaudiences": [ISSUER] })).await;
+    let plain = with(cluster, json!({})).await;
+    let users = [strict.user("a"), both.user("b"), plain.user("c")];
+    let (namespace, strict) = robots(cluster, &users[0], "audience").await;
+    let [both, plain] =
+        [&users[1], &users[2]].map(|user| Asking { user, repository: strict.repository.clone() });
+    let of = async |audience| cluster.token(&namespace, "robot", audience).await;
+    let (ours, api, other) = (of("image-registry").await, of(ISSUER).await, of("elsewhere").await);
+    for (asking, good, bad) in [
+        (&strict, vec![&ours], vec![&api]),
+        (&both, vec![&ours, &api], vec![]),
+        (&plain, vec![&api], vec![&ours]),
+    ] {
+        for token in good {
+            until(async || asking.may_pull(token).await).await;
+        }
+        for token in bad.into_iter().chain([&other]) {
+            assert_eq!(asking.status(token).await, StatusCode::UNAUTHORIZED);
+        }
+    }
+}
+
+#[tokio::test]
+async fn what_is_deleted_in_the_cluster_lets_nobody_in_any_more() {
+    let Some(cluster) = Cluster::shared() else { return };
+    let cluster = cluster.await;
+    let registry = with(cluster, json!({ "revocation": "20s" })).await;
+    let user = registry.user("someone");
+    let (namespace, asking) = robots(cluster, &user, "gone").await;
+    let inside = format!("/api/v1/namespaces/{namespace}");
+    let admin = cluster.admin();
+
+    // A token of its own, one that lives as long as a pod, one of a Secret as they were made of old.
+    let own = cluster.token(&namespace, "robot", ISSUER).await;
+    let pod = json!({ "metadata": { "name": "p" }, "spec": {
+        "serviceAccountName": "robot", "nodeName": "none", "containers": [{ "name": "c", "image": "x" }],
+    } });
+    let pod = admin.post(&format!("{inside}/pods"), &pod).await;
+    let bound = json!({ "spec": { "audiences": [ISSUER], "expirationSeconds": 3600, "boundObjectRef": {
+        "apiVersion": "v1", "kind": "Pod", "name": "p", "uid": pod["metadata"]["uid"],
+    } } });
+    let bound = admin.post(&format!("{inside}/serviceaccounts/robot/token"), &bound).await;
+    let of_pod = bound["status"]["token"].as_str().unwrap().to_owned();
+    let secret = json!({ "type": "kubernetes.io/service-account-token", "metadata": {
+        "name": "s", "annotations": { "kubernetes.io/service-account.name": "robot" },
+    } });
+    admin.post(&format!("{inside}/secrets"), &secret).await;
+    let kept = async || {
+        let secret = admin.get(&format!("{inside}/secrets/s")).await;
+        let token = secret["data"]["token"].as_str()?.to_owned();
+        use base64::Engine as _;
+        String::from_utf8(base64::prelude::BASE64_STANDARD.decode(token).ok()?).ok()
+    };
+    until(async || kept().await.is_some()).await;
+    let of_secret = kept().await.unwrap();
+
+    for token in [&own, &of_pod, &of_secret] {
+        until(async || asking.may_pull(token).await).await;
+    }
+    let given = asking.registry_token(&own).await;
+    admin.try_to(Method::DELETE, &format!("{inside}/pods/p?gracePeriodSeconds=0"), None).await.unwrap();
+    admin.delete(&format!("{inside}/secrets/s")).await;
+    for token in [&of_pod, &of_secret] {
+        until(async || asking.status(token).await == StatusCode::UNAUTHORIZED).await;
+    }
+    assert!(asking.may_pull(&own).await, "its account is there");
+
+    // An account that has the name of another is another.
+    admin.delete(&format!("{inside}/serviceaccounts/robot")).await;
+    until(async || asking.status(&given).await == StatusCode::UNAUTHORIZED).await;
+    cluster.apply(&account(&namespace, "robot")).await;
+    let new = cluster.token(&namespace, "robot", ISSUER).await;
+    until(async || asking.may_pull(&new).await).await;
+    assert_eq!(asking.status(&given).await, StatusCode::UNAUTHORIZED);
+    until(async || asking.status(&own).await == StatusCode::UNAUTHORIZED).await;
+
+    // With a namespace goes everything in it.
+    let given = asking.registry_token(&new).await;
+    admin.delete(&format!("/api/v1/namespaces/{namespace}")).await;
+    for token in [&given, &new] {
+        until(async || asking.status(token).await == StatusCode::UNAUTHORIZED).await;
+    }
+}
+
+#[tokio::test]
+async fn a_thousand_nodes_cost_the_api_server_nothing_once_one_has_pulled() {
+    let Some(cluster) = Cluster::shared() else { return };
+    let cluster = cluster.await;
+    let mut settings = cluster.settings().await;
+    overlay(&mut settings, &json!({ "http": { "debug": { "prometheus": { "enabled": true } } } }));
+    let registry = TestRegistry::with(settings).await;
+    let user = registry.user("node");
+    let (namespace, asking) = robots(cluster, &user, "storm").await;
+    let token = cluster.token(&namespace, "robot", ISSUER).await;
+    let questions = async || {
+        let metrics = user.get("/metrics").await.expect(StatusCode::OK);
+        let text = String::from_utf8(metrics.body.to_vec()).unwrap();
+        let lines = text.lines().filter(|line| line.starts_with("wharf_cluster_questions_total"));
+        lines.map(|line| line.rsplit_once(' ').unwrap().1.parse::<f64>().unwrap()).sum::<f64>()
+    };
+    until(async || asking.may_pull(&token).await).await;
+    let before = questions().await;
+    for _ in 0..20 {
+        let nodes = (0..50).map(|_| asking.may_pull(&token));
+        assert!(futures_util::future::join_all(nodes).await.into_iter().all(|may| may));
+    }
+    assert_eq!(questions().await, before);
+}
