@@ -2,19 +2,24 @@
 
 mod made_up;
 
+use std::collections::BTreeSet;
+
 use auth::{Decision, Identity, ResourceAttributes, bindings, rbac::Policy};
 use futures_util::{StreamExt, stream};
 use proptest::{
+    collection::vec,
     strategy::{Strategy, ValueTree},
     test_runner::{Config, RngSeed, TestRunner},
 };
 use serde_json::{Value, json};
 use uuid::Uuid;
 
-use self::made_up::{MADE_OF_OTHERS, NAMESPACES, Question};
+use self::made_up::{NAMESPACES, Question};
 use crate::harness::{Cluster, cluster::Api, until};
 
 const QUESTIONS: usize = 6000;
+
+const RBAC: &str = "/apis/rbac.authorization.k8s.io/v1";
 
 /// How many requests are under way at once.
 const CONNECTIONS: usize = 16;
@@ -37,15 +42,16 @@ async fn we_decide_as_the_api_server_does() {
     let namespaces = NAMESPACES.map(|name| json!({ "kind": "Namespace", "metadata": { "name": name } }));
     create(&admin, &namespaces).await;
     create(&admin, &objects).await;
+    wait_until_all_is_made(&admin, &objects).await;
     wait_until_all_is_known(&admin).await;
+
     let list = json!({ "apiVersion": "v1", "kind": "List", "items": objects });
     let loaded = bindings::load(&[("objects.json".to_owned(), list.to_string().into_bytes())]);
     let policy = loaded.unwrap_or_else(|problems| panic!("{problems}\n{again}")).policy;
 
-    let questions: Vec<Question> =
-        (0..QUESTIONS).map(|_| made_up::question().new_tree(&mut runner).unwrap().current()).collect();
+    let questions = vec(made_up::question(), QUESTIONS).new_tree(&mut runner).unwrap().current();
     let answers = stream::iter(&questions).map(async |question| (question, decision(&admin, question).await));
-    let answers: Vec<_> = answers.buffer_unordered(CONNECTIONS).collect().await;
+    let answers: Vec<_> = answers.buffered(CONNECTIONS).collect().await;
 
     let differences = answers.iter().filter_map(|(question, (allowed, reason))| {
         difference(&policy, &objects, question, *allowed, reason)
@@ -61,48 +67,82 @@ async fn we_decide_as_the_api_server_does() {
 
 async fn create(admin: &Api, objects: &[Value]) {
     let made = stream::iter(objects).map(async |object| {
-        let namespace = object["metadata"]["namespace"].as_str();
         let plural = format!("{}s", object["kind"].as_str().unwrap().to_lowercase());
-        let path = match namespace {
+        let path = match object["metadata"]["namespace"].as_str() {
             _ if plural == "namespaces" => "/api/v1/namespaces".to_owned(),
-            None => format!("/apis/rbac.authorization.k8s.io/v1/{plural}"),
-            Some(namespace) => format!("/apis/rbac.authorization.k8s.io/v1/namespaces/{namespace}/{plural}"),
+            None => format!("{RBAC}/{plural}"),
+            Some(namespace) => format!("{RBAC}/namespaces/{namespace}/{plural}"),
         };
         admin.post(&path, object).await;
     });
     made.buffer_unordered(CONNECTIONS).collect().await
 }
 
-/// Waits until the API server decides by all that was created before.
-///
-/// It learns of the objects of each kind in the order in which they were made, so the last of each tells. Roles that are
-/// made of others are worked out by a controller, step by step: the last of a chain that is longer than any tells.
-async fn wait_until_all_is_known(admin: &Api) {
-    let rules = json!([{ "verbs": ["know"], "apiGroups": ["last"], "resources": ["all"] }]);
-    let last = |kind: &str, metadata: Value, rest: Value| made_up::object(kind, metadata, rest);
-    let link = |index: usize| {
-        let metadata = json!({ "name": format!("last-{index}"), "labels": { "last": index.to_string() } });
-        match index.checked_sub(1) {
-            None => last("ClusterRole", metadata, json!({ "rules": rules })),
-            Some(before) => {
-                let selectors = json!([{ "matchLabels": { "last": before.to_string() } }]);
-                let rule = json!({ "clusterRoleSelectors": selectors });
-                last("ClusterRole", metadata, json!({ "aggregationRule": rule }))
-            }
+/// Waits until a controller has given all rules to the roles that are made of others.
+async fn wait_until_all_is_made(admin: &Api, objects: &[Value]) {
+    let mut made_of_others = Vec::new();
+    for object in objects.iter().filter(|object| object["aggregationRule"].is_object()) {
+        let mut parts = Vec::new();
+        for selector in object["aggregationRule"]["clusterRoleSelectors"].as_array().unwrap() {
+            let selector: String = form_urlencoded::byte_serialize(in_words(selector).as_bytes()).collect();
+            let selected = admin.get(&format!("{RBAC}/clusterroles?labelSelector={selector}")).await;
+            parts.extend(selected["items"].as_array().unwrap().iter().map(|role| name(role).to_owned()));
         }
+        let name = name(object).to_owned();
+        parts.retain(|part| *part != name);
+        made_of_others.push((name, parts));
+    }
+    until(async || {
+        let roles = admin.get(&format!("{RBAC}/clusterroles")).await;
+        let rules_of = |wanted: &String| {
+            let role = roles["items"].as_array().unwrap().iter().find(|role| name(role) == wanted).unwrap();
+            role["rules"].as_array().into_iter().flatten().map(Value::to_string)
+        };
+        made_of_others.iter().all(|(name, parts)| {
+            let theirs: BTreeSet<String> = parts.iter().flat_map(rules_of).collect();
+            rules_of(name).collect::<BTreeSet<_>>() == theirs
+        })
+    })
+    .await;
+}
+
+/// A label selector as a question has it.
+fn in_words(selector: &Value) -> String {
+    let labels = selector["matchLabels"].as_object().into_iter().flatten();
+    let labels = labels.map(|(key, value)| format!("{key}={}", value.as_str().unwrap()));
+    let expressions = selector["matchExpressions"].as_array().into_iter().flatten().map(|expression| {
+        let key = expression["key"].as_str().unwrap();
+        let values =
+            expression["values"].as_array().into_iter().flatten().map(|value| value.as_str().unwrap());
+        let values = values.collect::<Vec<_>>().join(",");
+        match expression["operator"].as_str().unwrap() {
+            "In" => format!("{key} in ({values})"),
+            "NotIn" => format!("{key} notin ({values})"),
+            "Exists" => key.to_owned(),
+            "DoesNotExist" => format!("!{key}"),
+            other => panic!("{other} is no operator"),
+        }
+    });
+    labels.chain(expressions).collect::<Vec<_>>().join(",")
+}
+
+/// Waits until the API server decides by all that is there. It learns of the objects of each kind in the order in which
+/// they were written, so the last of each tells.
+async fn wait_until_all_is_known(admin: &Api) {
+    let rules = json!({ "rules": [{ "verbs": ["know"], "apiGroups": ["last"], "resources": ["all"] }] });
+    let grant = |kind: &str, user: &str| {
+        let subjects = json!([{ "kind": "User", "name": user }]);
+        json!({ "roleRef": { "kind": kind, "name": "last" }, "subjects": subjects })
     };
-    let chain: Vec<Value> = (0..=MADE_OF_OTHERS + 1).map(link).collect();
-    create(admin, &chain).await;
-    let end = format!("last-{}", MADE_OF_OTHERS + 1);
     let everywhere = json!({ "name": "last" });
     let here = json!({ "name": "last", "namespace": NAMESPACES[0] });
-    let grant = |kind: &str, role: &str, user: &str| json!({ "roleRef": { "kind": kind, "name": role }, "subjects": [{ "kind": "User", "name": user }] });
-    let lasts = [
-        last("Role", here.clone(), json!({ "rules": rules })),
-        last("RoleBinding", here, grant("Role", "last", "here")),
-        last("ClusterRoleBinding", everywhere, grant("ClusterRole", &end, "everywhere")),
+    let last = [
+        made_up::object("Role", here.clone(), rules.clone()),
+        made_up::object("RoleBinding", here, grant("Role", "here")),
+        made_up::object("ClusterRole", everywhere.clone(), rules),
+        made_up::object("ClusterRoleBinding", everywhere, grant("ClusterRole", "everywhere")),
     ];
-    create(admin, &lasts).await;
+    create(admin, &last).await;
     for user in ["here", "everywhere"] {
         let (verb, group, resource, namespace) = ("know", "last", "all", NAMESPACES[0]);
         let wanted = ResourceAttributes { verb, group, resource, subresource: "", namespace, name: "" };
@@ -146,7 +186,7 @@ fn difference(
     );
     let is_named = |object: &&Value| {
         let (kind, metadata) = (object["kind"].as_str().unwrap(), &object["metadata"]);
-        let name = metadata["name"].as_str().unwrap();
+        let name = name(object);
         match metadata["namespace"].as_str() {
             Some(namespace) => {
                 [format!("{kind} {namespace}/{name} "), format!("{kind} \"{name}/{namespace}\"")]
@@ -158,4 +198,8 @@ fn difference(
     };
     let named: Vec<String> = objects.iter().filter(is_named).map(Value::to_string).collect();
     Some(format!("{caller:?}: {wanted}\n{reasons}\n{}", named.join("\n")))
+}
+
+fn name(object: &Value) -> &str {
+    object["metadata"]["name"].as_str().unwrap()
 }
