@@ -16,7 +16,7 @@ use kube::{Api, Resource};
 use serde::de::DeserializeOwned;
 use tokio::time::timeout;
 
-use super::Pulse;
+use super::{Pulse, with_causes};
 
 /// How many objects a page has.
 const PAGE: u32 = 500;
@@ -78,7 +78,7 @@ struct Watch<L: Listener> {
     pulse: Arc<Pulse>,
     /// Up to where everything has been heard.
     version: Option<String>,
-    /// Whether the server sends what is there as the beginning of a watch; older ones refuse to.
+    /// Whether the server sends what is there as the beginning of a watch; one that is older, or whose etcd is, refuses to.
     streams_lists: bool,
 }
 
@@ -87,8 +87,8 @@ struct Watch<L: Listener> {
 enum WatchError {
     #[error("the API server refuses: {}", .0.message)]
     Refused(Box<kube::core::Status>),
-    #[error("cannot reach the API server")]
-    Failed(#[source] kube::Error),
+    #[error("cannot reach the API server: {0}")]
+    Failed(String),
     #[error("the API server did not answer for {} s", SILENCE.as_secs())]
     Silent,
     #[error("the API server ended its list early")]
@@ -99,7 +99,7 @@ impl From<kube::Error> for WatchError {
     fn from(error: kube::Error) -> Self {
         match error {
             kube::Error::Api(status) => Self::Refused(status),
-            error => Self::Failed(error),
+            error => Self::Failed(with_causes(&error)),
         }
     }
 }
@@ -117,8 +117,11 @@ impl<L: Listener> Watch<L> {
         match &outcome {
             // What happened since has been forgotten.
             Err(WatchError::Refused(status)) if status.code == 410 => self.version = None,
+            // Whoever lacks a right, or asks too often, is refused pages just as well.
             Err(WatchError::Refused(status))
-                if self.version.is_none() && matches!(status.code, 400 | 422) =>
+                if self.version.is_none()
+                    && self.streams_lists
+                    && !matches!(status.code, 401 | 403 | 429) =>
             {
                 self.streams_lists = false;
                 return Ok(());
