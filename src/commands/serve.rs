@@ -5,11 +5,7 @@ use std::sync::Arc;
 use std::time::SystemTime;
 
 use anyhow::Context;
-use auth::bindings::Folder;
-use auth::{
-    AnyUser, Attempts, AuthenticatorOptions, Authenticators, Authorizer, Clock, Everyone, Files, Htpasswd,
-    KeySet, RegistryTokenKeys, RegistryTokens, ServiceAccounts, TokenRules, TokensFile,
-};
+use auth::{Authorizer, Everyone};
 use http::Uri;
 use storage::backend::Backend;
 use storage::backend::around::Surrounded;
@@ -25,10 +21,9 @@ use crate::api::location::Urls;
 use crate::api::page::PageSizes;
 use crate::api::uploads::state::StateKey;
 use crate::api::{Api, ApiOptions};
-use crate::config::{self, Auth, Config, Http, Locations, Mode, Permission, PurgeAction, Purging};
+use crate::config::{self, Auth, Config, Http, Locations, Mode, PurgeAction, Purging};
 use crate::health::Readiness;
-use crate::login::challenge::Challenge;
-use crate::login::{Login, TOKEN_PATHS};
+use crate::logins::Logins;
 use crate::metrics::{Measured, Metrics};
 use crate::server::Server;
 use crate::traces::{self, Traced};
@@ -121,67 +116,6 @@ pub async fn serve(config: Config) -> anyhow::Result<()> {
     background.shutdown().await;
     tracing::info!("stopped");
     Ok(())
-}
-
-/// All that logins need, read and ready.
-struct Logins {
-    login: Login,
-    authorizer: Arc<dyn Authorizer>,
-    /// What both rest on.
-    files: Arc<Files>,
-}
-
-impl Logins {
-    /// Reads what the configuration names. It blocks.
-    fn prepare(settings: &config::Login, realm: Option<Uri>) -> anyhow::Result<Self> {
-        let (clock, files) = (Clock::system(), Files::new());
-        let token_keys = match &settings.token_keys {
-            Some(path) => RegistryTokenKeys::from_file(path, &files)?,
-            None => RegistryTokenKeys::random()?,
-        };
-        let audience = realm.as_ref().and_then(Uri::authority).map_or("wharf", |host| host.as_str());
-        let tokens = Arc::new(RegistryTokens::new(
-            token_keys,
-            audience.to_owned(),
-            settings.token_lifetime,
-            None,
-            clock.clone(),
-        ));
-        let rules = TokenRules {
-            api_server_audiences: settings.api_server_audiences.clone(),
-            max_age: settings.longest_token_age,
-            ..TokenRules::for_audiences(settings.audiences.clone())
-        };
-        let issuers = settings.issuers.iter().map(|issuer| {
-            let keys = KeySet::from_files(std::slice::from_ref(&issuer.keys), &files)?;
-            Ok(auth::Issuer { name: issuer.name.clone(), keys })
-        });
-        let issuers: Vec<_> = issuers.collect::<Result<_, auth::FileError>>()?;
-        let accounts = ServiceAccounts::new(issuers, rules, None, clock.clone());
-        let mut authenticators = Authenticators::new(&AuthenticatorOptions::default(), clock)?
-            .then(tokens.clone(), Attempts::Unlimited)
-            .then(Arc::new(accounts), Attempts::Unlimited);
-        if let Some(path) = &settings.tokens {
-            let known = Arc::new(TokensFile::read(path, &files)?);
-            authenticators = authenticators.then(known, Attempts::Limited);
-        }
-        if let Some(path) = &settings.htpasswd {
-            let users = Arc::new(Htpasswd::read(path, &files)?);
-            authenticators = authenticators.then(users, Attempts::Limited);
-        }
-        let authorizer: Arc<dyn Authorizer> = match &settings.permission {
-            Permission::Users => Arc::new(AnyUser::new()),
-            Permission::Folder(path) => {
-                let folder = Folder::open(path)?;
-                let authorizer = folder.authorizer();
-                folder.reread_with(&files);
-                authorizer
-            }
-        };
-        let challenge = Challenge::new(settings.challenge, realm, TOKEN_PATHS[0].to_owned());
-        let login = Login::new(authenticators, tokens, challenge);
-        Ok(Self { login, authorizer, files: Arc::new(files) })
-    }
 }
 
 /// The scheme and host that the configuration says clients use.
