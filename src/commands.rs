@@ -1,5 +1,6 @@
 //! What the binary does, a file a command, and how each is called.
 
+pub mod auth;
 pub mod config;
 pub mod serve;
 
@@ -34,6 +35,20 @@ pub enum Command {
     /// Look at a configuration without serving.
     #[command(subcommand)]
     Config(ConfigCommand),
+    /// Find out who may do what.
+    #[command(subcommand)]
+    Auth(AuthCommand),
+}
+
+/// Finds out who may do what.
+#[derive(Debug, Subcommand)]
+pub enum AuthCommand {
+    /// Tell whether somebody may pull, push, delete or list, and why.
+    ///
+    /// It decides as `wharf serve` would with the same configuration, and names the bindings that count. If the answer is
+    /// no, it tells what is missing and how to grant it. The exit code is 0 for yes, 1 for no, and 2 if there is no answer.
+    #[command(name = "can-i", after_help = auth::EXAMPLES)]
+    CanI(auth::Question),
 }
 
 /// Looks at a configuration.

@@ -9,7 +9,7 @@ use auth::{
 };
 use http::Uri;
 
-use crate::config::{self, Permission};
+use crate::config::{self, Locations, Permission};
 use crate::login::challenge::Challenge;
 use crate::login::{Login, TOKEN_PATHS};
 
@@ -28,8 +28,9 @@ impl Logins {
     ///
     /// # Errors
     /// When something cannot be read, or is wrong.
-    pub fn prepare(settings: &config::Login, realm: Option<Uri>) -> anyhow::Result<Self> {
+    pub fn prepare(settings: &config::Login, locations: &Locations) -> anyhow::Result<Self> {
         let (clock, files) = (Clock::system(), Files::new());
+        let realm = settings.realm.clone().or_else(|| locations.host().cloned());
         let token_keys = match &settings.token_keys {
             Some(path) => RegistryTokenKeys::from_file(path, &files)?,
             None => RegistryTokenKeys::random()?,

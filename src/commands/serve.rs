@@ -6,7 +6,6 @@ use std::time::SystemTime;
 
 use anyhow::Context;
 use auth::{Authorizer, Everyone};
-use http::Uri;
 use storage::backend::Backend;
 use storage::backend::around::Surrounded;
 use storage::backend::bucket::Bucket;
@@ -21,7 +20,7 @@ use crate::api::location::Urls;
 use crate::api::page::PageSizes;
 use crate::api::uploads::state::StateKey;
 use crate::api::{Api, ApiOptions};
-use crate::config::{self, Auth, Config, Http, Locations, Mode, PurgeAction, Purging};
+use crate::config::{self, Auth, Config, Http, Mode, PurgeAction, Purging};
 use crate::health::Readiness;
 use crate::logins::Logins;
 use crate::metrics::{Measured, Metrics};
@@ -47,8 +46,9 @@ pub async fn serve(config: Config) -> anyhow::Result<()> {
             (everyone, None)
         }
         Auth::Login(settings) => {
-            let realm = settings.realm.clone().or_else(|| configured_host(&config.http));
-            let prepared = tokio::task::spawn_blocking(move || Logins::prepare(&settings, realm)).await??;
+            let locations = config.http.locations.clone();
+            let prepared =
+                tokio::task::spawn_blocking(move || Logins::prepare(&settings, &locations)).await??;
             background.spawn(prepared.files.keep_current());
             (prepared.authorizer, Some(prepared.login))
         }
@@ -116,14 +116,6 @@ pub async fn serve(config: Config) -> anyhow::Result<()> {
     background.shutdown().await;
     tracing::info!("stopped");
     Ok(())
-}
-
-/// The scheme and host that the configuration says clients use.
-fn configured_host(http: &Http) -> Option<Uri> {
-    match &http.locations {
-        Locations::Below(url) => Some(url.clone()),
-        Locations::Relative | Locations::FromRequest => None,
-    }
 }
 
 fn open_backend(storage: &config::Storage) -> anyhow::Result<Arc<dyn Backend>> {
