@@ -2,6 +2,7 @@
 
 pub mod auth;
 pub mod config;
+pub mod credential_provider;
 pub mod serve;
 
 use std::collections::BTreeMap;
@@ -38,6 +39,12 @@ pub enum Command {
     /// Find out who may do what.
     #[command(subcommand)]
     Auth(AuthCommand),
+    /// Answer a kubelet that asks how to log in at the registry.
+    ///
+    /// A kubelet runs this as an image credential provider: it reads a CredentialProviderRequest on standard input and
+    /// writes the response, in which the token of the pod's service account is the password for the image's registry.
+    /// deploy/kubelet/credential-provider.yaml tells a kubelet to, deploy/rbac/credential-provider.yaml permits it.
+    CredentialProvider,
 }
 
 /// Finds out who may do what.

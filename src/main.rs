@@ -57,6 +57,7 @@ fn run(command: Command) -> anyhow::Result<ExitCode> {
             let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
             return runtime.block_on(commands::auth::can_i(question, &loaded.config));
         }
+        Command::CredentialProvider => commands::credential_provider::answer()?,
     }
     Ok(ExitCode::SUCCESS)
 }
