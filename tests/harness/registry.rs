@@ -178,7 +178,7 @@ fn new_folder() -> Arc<TempDir> {
 }
 
 /// Lays `over` on `base`, map by map; what is null there goes.
-pub(super) fn overlay(base: &mut Value, over: &Value) {
+pub(crate) fn overlay(base: &mut Value, over: &Value) {
     match (base, over) {
         (Value::Object(base), Value::Object(over)) => {
             for (key, value) in over {

@@ -156,11 +156,11 @@ async fn the_answer_is_that_of_the_server() {
             assert_eq!(said.code, Some(is_denied.into()), "{question} with {}", roles[number]);
             if is_denied {
                 // Whoever is refused is told the very right that is missing.
-                let detail = answer.json()["errors"][0]["detail"].as_str().unwrap().to_owned();
-                let right = detail.split_once(" cannot ").unwrap().1;
+                let message = answer.json()["errors"][0]["message"].as_str().unwrap().to_owned();
+                let right = message.split_once(" cannot ").unwrap().1;
                 assert!(
                     said.output.contains(&format!("They cannot {right}:\n")),
-                    "{detail}: {}",
+                    "{message}: {}",
                     said.output
                 );
             }
