@@ -13,6 +13,7 @@ use anyhow::{Context, bail};
 use auth::bindings::Folder;
 use auth::rbac::{Policy, Rbac, Remedy};
 use auth::{AnyUser, Authorizer, Credential, Decision, Everyone, Identity, ResourceAttributes, Secret};
+use clap::builder::NonEmptyStringValueParser;
 use clap::{ArgGroup, Args, ValueEnum};
 use storage::{RepositoryName, Tag};
 
@@ -43,7 +44,7 @@ pub struct Question {
     #[arg(long, value_name = "FILE", group = "who")]
     token_file: Option<PathBuf>,
     /// The user who asks, such as system:serviceaccount:NAMESPACE:NAME, whose groups are known, or system:anonymous.
-    #[arg(long = "as", value_name = "USER", group = "who")]
+    #[arg(long = "as", value_name = "USER", group = "who", value_parser = NonEmptyStringValueParser::new())]
     user: Option<String>,
     /// A group that the user is in; may be given several times.
     #[arg(long = "as-group", value_name = "GROUP", requires = "user")]
@@ -124,7 +125,7 @@ enum Act {
     Push(RepositoryName),
     Delete(RepositoryName),
     /// The second is what rights call the tag.
-    DeleteTag(Target, String),
+    DeleteTag(RepositoryName, String),
     List,
 }
 
@@ -134,10 +135,10 @@ impl Act {
         Ok(match verb {
             Verb::Pull => Self::Pull(target.repository),
             Verb::Push => Self::Push(target.repository),
-            Verb::Delete => match &target.tag {
+            Verb::Delete => match target.tag {
                 Some(tag) => {
-                    let name = rights::tag_name(&target.repository, tag);
-                    Self::DeleteTag(target, name)
+                    let name = rights::tag_name(&target.repository, &tag);
+                    Self::DeleteTag(target.repository, name)
                 }
                 None => Self::Delete(target.repository),
             },
@@ -153,7 +154,7 @@ impl Act {
             Self::Pull(repository) => vec![vec![rights::pull(repository)]],
             Self::Push(repository) => rights::push(repository).map(|right| vec![right]).into(),
             Self::Delete(repository) => vec![rights::delete(repository).into()],
-            Self::DeleteTag(target, name) => vec![vec![rights::delete_tag(&target.repository, name)]],
+            Self::DeleteTag(repository, name) => vec![vec![rights::delete_tag(repository, name)]],
             Self::List => vec![vec![rights::list()]],
         }
     }
@@ -202,21 +203,21 @@ impl Rules {
                 }
             }),
             Self::Folder(rbac, path) => {
-                let save = format!("To allow it, put what this prints into a file of {}:", path.display());
-                let command = |remedy: Remedy| format!("{} --dry-run=client --output=yaml", remedy.kubectl);
-                Ok(rbac.read(|policy| explain(policy, caller, act, |remedy| (save, vec![command(remedy)]))))
+                let help = |Remedy { kubectl, .. }| {
+                    let folder = path.display();
+                    format!(
+                        "To allow it, put what this prints into a file of {folder}:\n  \
+                         {kubectl} --dry-run=client --output=yaml\n"
+                    )
+                };
+                Ok(rbac.read(|policy| explain(policy, caller, act, help)))
             }
         }
     }
 }
 
-/// Tells why `caller` may or may not do `act`; `help` tells how to give them a role.
-fn explain(
-    policy: &Policy,
-    caller: &Identity,
-    act: &Act,
-    help: impl FnOnce(Remedy) -> (String, Vec<String>),
-) -> Reasons {
+/// Tells why `caller` may or may not do `act`; `help` says in lines how to give them a role.
+fn explain(policy: &Policy, caller: &Identity, act: &Act, help: impl FnOnce(Remedy) -> String) -> Reasons {
     let (mut granted, mut missing) = (String::new(), String::new());
     for alternatives in act.needs() {
         let in_groups = alternatives.iter().flat_map(|right| rights::in_each_group(*right));
@@ -237,12 +238,10 @@ fn explain(
         missing += "\nThe catalog shows them the repositories that they may pull from.\n";
     }
     let first_of_each: Vec<_> = act.needs().into_iter().filter_map(|right| right.first().copied()).collect();
+    missing.push('\n');
     missing += &match policy.remedy(caller, &first_of_each) {
-        Some(remedy) => {
-            let (what, commands) = help(remedy);
-            format!("\n{what}\n{}", indented(&commands.join("\n")))
-        }
-        None => "\nNo role gives all of that: write one, and bind it.\n".to_owned(),
+        Some(remedy) => help(remedy),
+        None => "No role gives all of that: write one, and bind it.\n".to_owned(),
     };
     Reasons { allowed: false, text: missing }
 }
@@ -275,9 +274,7 @@ impl fmt::Display for Act {
             Self::Pull(repository) => write!(formatter, "pull from {repository}"),
             Self::Push(repository) => write!(formatter, "push to {repository}"),
             Self::Delete(repository) => write!(formatter, "delete manifests and blobs of {repository}"),
-            Self::DeleteTag(Target { repository, .. }, name) => {
-                write!(formatter, "delete the tag {name} of {repository}")
-            }
+            Self::DeleteTag(repository, name) => write!(formatter, "delete the tag {name} of {repository}"),
             Self::List => write!(formatter, "list all repositories"),
         }
     }

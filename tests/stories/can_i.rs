@@ -140,7 +140,7 @@ async fn the_answer_is_that_of_the_server() {
     let someone = registry.user("someone");
     let digest = format!("sha256:{}", "a".repeat(64));
     let (mut allowed, mut refused) = (0, 0);
-    for number in 0..roles.len() {
+    for (number, role) in roles.iter().enumerate() {
         let name = format!("sa-{number}");
         let shown = format!("Bearer {}", cluster.token("team", &name));
         for (question, method, path) in [
@@ -153,7 +153,7 @@ async fn the_answer_is_that_of_the_server() {
             let said = can_i(&config, &format!("{question} --as system:serviceaccount:team:{name}"));
             let answer = someone.ask(method, &path, &[("authorization", &shown)], Bytes::new()).await;
             let is_denied = answer.status == StatusCode::FORBIDDEN;
-            assert_eq!(said.code, Some(is_denied.into()), "{question} with {}", roles[number]);
+            assert_eq!(said.code, Some(is_denied.into()), "{question} with {role}");
             if is_denied {
                 // Whoever is refused is told the very right that is missing.
                 let message = answer.json()["errors"][0]["message"].as_str().unwrap().to_owned();
@@ -210,6 +210,7 @@ fn a_question_without_an_answer_ends_with_2() {
     for question in [
         "pull team/app",
         "pull --as alice",
+        "pull team/app --as=",
         "carry team/app --as alice",
         "pull registry:5000/team/app --as alice",
         "list team/app --as alice",
