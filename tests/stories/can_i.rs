@@ -104,6 +104,37 @@ fn groups_count_those_that_are_said_and_those_that_everybody_is_in() {
 }
 
 #[test]
+fn what_is_advised_gives_as_little_as_may_be() {
+    let cluster = PaperCluster::new();
+    let config = cluster.configuration(&json!({}));
+    for (question, advice) in [
+        (
+            "pull team/app",
+            "rolebinding image-puller-alice --namespace=team --clusterrole=system:image-puller",
+        ),
+        (
+            "push team/app",
+            "rolebinding image-builder-alice --namespace=team --clusterrole=system:image-builder",
+        ),
+        (
+            "delete team/app",
+            "rolebinding registry-editor-alice --namespace=team --clusterrole=registry-editor",
+        ),
+        (
+            "delete team/app:1",
+            "rolebinding registry-editor-alice --namespace=team --clusterrole=registry-editor",
+        ),
+        // Not the pruner's role, which lists them too, and deletes them.
+        ("list", "clusterrolebinding registry-viewer-alice --clusterrole=registry-viewer"),
+        ("pull app", "clusterrolebinding image-puller-alice --clusterrole=system:image-puller"),
+    ] {
+        let refused = can_i(&config, &format!("{question} --as alice"));
+        let command = format!("  kubectl create {advice} --user=alice --dry-run=client --output=yaml\n");
+        assert!(refused.output.ends_with(&command), "{question}: {}", refused.output);
+    }
+}
+
+#[test]
 fn a_token_is_looked_at_as_the_server_would() {
     let cluster = PaperCluster::new();
     cluster.apply("pull", &binding("team", "example-sa", "system:image-puller"));
