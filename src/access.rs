@@ -6,6 +6,8 @@
 //! A right on image streams may be given in the group `image.openshift.io` or in the core group, where they once were: OpenShift's own
 //! roles name both. A `SubjectAccessReview` asks about one group, so the second is asked about when the first says no.
 
+pub mod rights;
+
 use std::ops::Deref;
 use std::sync::Arc;
 
@@ -13,9 +15,6 @@ use auth::{Authorizer, Decision, Identity, ResourceAttributes};
 use storage::{AnyRepository, CatalogPage, Deleter, Reader, Registry, RepositoryName, Tag, Writer};
 
 use crate::api::error::ApiError;
-
-const GROUP: &str = "image.openshift.io";
-const FORMER_GROUP: &str = "";
 
 /// How many repositories are looked at together where not all are shown.
 const CATALOG_LOOK: usize = 1000;
@@ -58,7 +57,7 @@ impl Gate {
     /// # Errors
     /// [`ApiError::Denied`] if `caller` may not, whether or not there is such a repository.
     pub async fn pull(&self, caller: &Identity, repository: RepositoryName) -> Result<PullAccess, ApiError> {
-        self.demand(caller, &layers("get", &repository)).await?;
+        self.demand(caller, rights::pull(&repository)).await?;
         Ok(PullAccess(self.registry.reader(repository)))
     }
 
@@ -67,8 +66,9 @@ impl Gate {
     /// # Errors
     /// [`ApiError::Denied`] if `caller` may not, whether or not there is such a repository.
     pub async fn push(&self, caller: &Identity, repository: RepositoryName) -> Result<PushAccess, ApiError> {
-        self.demand(caller, &layers("get", &repository)).await?;
-        self.demand(caller, &layers("update", &repository)).await?;
+        for right in rights::push(&repository) {
+            self.demand(caller, right).await?;
+        }
         Ok(PushAccess(self.registry.writer(repository)))
     }
 
@@ -81,10 +81,9 @@ impl Gate {
         caller: &Identity,
         repository: RepositoryName,
     ) -> Result<DeleteAccess, ApiError> {
-        let stream = stream("delete", "imagestreams", &repository);
-        let images = ResourceAttributes { resource: "images", namespace: "", name: "", ..stream };
-        if !self.allows(caller, &images).await? {
-            self.demand(caller, &stream).await?;
+        let [stream, images] = rights::delete(&repository);
+        if !self.allows(caller, images).await? {
+            self.demand(caller, stream).await?;
         }
         Ok(DeleteAccess(self.registry.deleter(repository)))
     }
@@ -99,9 +98,8 @@ impl Gate {
         repository: RepositoryName,
         tag: &Tag,
     ) -> Result<DeleteAccess, ApiError> {
-        let stream = stream("delete", "imagestreamtags", &repository);
-        let name = format!("{}:{tag}", stream.name);
-        self.demand(caller, &ResourceAttributes { name: &name, ..stream }).await?;
+        let name = rights::tag_name(&repository, tag);
+        self.demand(caller, rights::delete_tag(&repository, &name)).await?;
         Ok(DeleteAccess(self.registry.deleter(repository)))
     }
 
@@ -110,26 +108,25 @@ impl Gate {
     /// # Errors
     /// When it cannot be known which.
     pub async fn catalog(&self, caller: &Identity) -> Result<CatalogAccess, ApiError> {
-        let sees_all = self.allows(caller, &everywhere("list", "imagestreams", "")).await?;
+        let sees_all = self.allows(caller, rights::list()).await?;
         Ok(CatalogAccess { gate: self.clone(), shown_to: (!sees_all).then(|| caller.clone()) })
     }
 
     /// A permit to take a blob without naming the repository it lies in: only for whoever may pull from all of them.
     pub async fn any_repository(&self, caller: &Identity) -> Result<Option<AnyRepository>, ApiError> {
-        let allowed = self.allows(caller, &everywhere("get", "imagestreams", "layers")).await?;
+        let allowed = self.allows(caller, rights::pull_everything()).await?;
         Ok(allowed.then(|| self.registry.any_repository()))
     }
 
-    async fn demand(&self, caller: &Identity, wanted: &ResourceAttributes<'_>) -> Result<(), ApiError> {
+    async fn demand(&self, caller: &Identity, wanted: ResourceAttributes<'_>) -> Result<(), ApiError> {
         if self.allows(caller, wanted).await? {
             return Ok(());
         }
         Err(ApiError::Denied { act: format!("User \"{}\" cannot {wanted}", caller.name) })
     }
 
-    async fn allows(&self, caller: &Identity, wanted: &ResourceAttributes<'_>) -> Result<bool, ApiError> {
-        for group in [GROUP, FORMER_GROUP] {
-            let wanted = ResourceAttributes { group, ..*wanted };
+    async fn allows(&self, caller: &Identity, wanted: ResourceAttributes<'_>) -> Result<bool, ApiError> {
+        for wanted in rights::in_each_group(wanted) {
             match self.authorizer.decide(caller, &wanted).await {
                 Ok(Decision::Allowed(_)) => return Ok(true),
                 Ok(Decision::Denied) => {}
@@ -154,7 +151,7 @@ impl CatalogAccess {
             let page = registry.catalog(after.as_deref(), limit.max(CATALOG_LOOK)).await?;
             for repository in page.repositories {
                 after = Some(repository.as_str().to_owned());
-                if !self.gate.allows(caller, &layers("get", &repository)).await? {
+                if !self.gate.allows(caller, rights::pull(&repository)).await? {
                     continue;
                 }
                 if shown.repositories.len() == limit {
@@ -191,20 +188,4 @@ impl Deref for DeleteAccess {
     fn deref(&self) -> &Deleter {
         &self.0
     }
-}
-
-fn layers<'a>(verb: &'a str, repository: &'a RepositoryName) -> ResourceAttributes<'a> {
-    ResourceAttributes { subresource: "layers", ..stream(verb, "imagestreams", repository) }
-}
-
-fn stream<'a>(verb: &'a str, resource: &'a str, repository: &'a RepositoryName) -> ResourceAttributes<'a> {
-    let (namespace, name) = match repository.image() {
-        Some(image) => (repository.namespace(), image),
-        None => ("", repository.as_str()),
-    };
-    ResourceAttributes { verb, group: GROUP, resource, subresource: "", namespace, name }
-}
-
-fn everywhere<'a>(verb: &'a str, resource: &'a str, subresource: &'a str) -> ResourceAttributes<'a> {
-    ResourceAttributes { verb, group: GROUP, resource, subresource, namespace: "", name: "" }
 }

@@ -1,7 +1,8 @@
 //! What the binary does, a file a command, and how each is called.
 
+pub mod auth;
 pub mod config;
-mod logins;
+pub mod credential_provider;
 pub mod serve;
 
 use std::collections::BTreeMap;
@@ -35,6 +36,26 @@ pub enum Command {
     /// Look at a configuration without serving.
     #[command(subcommand)]
     Config(ConfigCommand),
+    /// Find out who may do what.
+    #[command(subcommand)]
+    Auth(AuthCommand),
+    /// Answer a kubelet that asks how to log in at the registry.
+    ///
+    /// A kubelet runs this as an image credential provider: it reads a CredentialProviderRequest on standard input and
+    /// writes the response, in which the token of the pod's service account is the password for the image's registry.
+    /// deploy/kubelet/credential-provider.yaml tells a kubelet to, deploy/rbac/credential-provider.yaml permits it.
+    CredentialProvider,
+}
+
+/// Finds out who may do what.
+#[derive(Debug, Subcommand)]
+pub enum AuthCommand {
+    /// Tell whether somebody may pull, push, delete or list, and why.
+    ///
+    /// It decides as `wharf serve` would with the same configuration, and names the bindings that count. If the answer is
+    /// no, it tells what is missing and how to grant it. The exit code is 0 for yes, 1 for no, and 2 if there is no answer.
+    #[command(name = "can-i", after_help = auth::EXAMPLES)]
+    CanI(auth::Question),
 }
 
 /// Looks at a configuration.

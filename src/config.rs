@@ -275,6 +275,16 @@ pub enum Locations {
     Below(Uri),
 }
 
+impl Locations {
+    /// The scheme and host that clients use, where that is configured.
+    pub fn host(&self) -> Option<&Uri> {
+        match self {
+            Self::Below(url) => Some(url),
+            Self::Relative | Self::FromRequest => None,
+        }
+    }
+}
+
 /// Where health and metrics are answered.
 #[derive(Clone, Debug, Default, Eq, PartialEq)]
 pub struct Management {

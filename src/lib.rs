@@ -7,6 +7,7 @@ pub mod config;
 pub mod health;
 pub mod logging;
 pub mod login;
+pub mod logins;
 pub mod metrics;
 pub mod route;
 pub mod server;

@@ -79,6 +79,18 @@ impl Login {
         Self(Arc::new(Inner { authenticators, tokens, challenge }))
     }
 
+    /// Tells who shows `credential` from the address `source`.
+    ///
+    /// # Errors
+    /// When it is not good, or that cannot be found out.
+    pub async fn identify(
+        &self,
+        credential: &Credential,
+        source: IpAddr,
+    ) -> Result<Authenticated, AuthenticationError> {
+        self.0.authenticators.identify(credential, source).await
+    }
+
     /// The token endpoint.
     pub fn router(&self) -> Router {
         TOKEN_PATHS
@@ -98,7 +110,7 @@ impl Login {
             Shown::Credential(credential) => credential,
             Shown::Nonsense => return Err(refused()),
         };
-        match self.0.authenticators.identify(&credential, source(request)).await {
+        match self.identify(&credential, source(request)).await {
             Ok(known) => Ok(Caller { identity: known.identity, showed_credential: true }),
             Err(error) => Err(failure(error, refused)),
         }

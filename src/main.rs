@@ -4,7 +4,7 @@ use std::io;
 use std::process::ExitCode;
 
 use clap::Parser;
-use wharf::commands::{self, Arguments, Command, ConfigCommand};
+use wharf::commands::{self, Arguments, AuthCommand, Command, ConfigCommand};
 use wharf::traces::Traces;
 
 /// How many threads wait for disks, and hash, at once. What is more waits for its turn: a disk is not faster for being asked
@@ -12,18 +12,21 @@ use wharf::traces::Traces;
 const BLOCKING_THREADS: usize = 64;
 
 fn main() -> ExitCode {
-    match run(Arguments::parse().command) {
-        Ok(()) => ExitCode::SUCCESS,
+    let command = Arguments::parse().command;
+    // To a question, 1 is an answer: no.
+    let failure = if matches!(command, Command::Auth(_)) { ExitCode::from(2) } else { ExitCode::FAILURE };
+    match run(command) {
+        Ok(code) => code,
         // Whoever read the output has read enough, as `head` does.
         Err(error) if is_broken_pipe(&error) => ExitCode::SUCCESS,
         Err(error) => {
             eprintln!("{error:#}");
-            ExitCode::FAILURE
+            failure
         }
     }
 }
 
-fn run(command: Command) -> anyhow::Result<()> {
+fn run(command: Command) -> anyhow::Result<ExitCode> {
     match command {
         Command::Serve(arguments) => {
             let loaded = commands::configuration(arguments.path())?;
@@ -40,16 +43,23 @@ fn run(command: Command) -> anyhow::Result<()> {
             if let Some(traces) = traces {
                 traces.finish();
             }
-            served
+            served?;
         }
         Command::Config(ConfigCommand::Check { file }) => {
-            Ok(commands::config::check(&commands::configuration(Some(file))?)?)
+            commands::config::check(&commands::configuration(Some(file))?)?;
         }
         Command::Config(ConfigCommand::Show(arguments)) => {
-            Ok(commands::config::show(&commands::configuration(arguments.path())?)?)
+            commands::config::show(&commands::configuration(arguments.path())?)?;
         }
-        Command::Config(ConfigCommand::Keys) => Ok(commands::config::keys()?),
+        Command::Config(ConfigCommand::Keys) => commands::config::keys()?,
+        Command::Auth(AuthCommand::CanI(question)) => {
+            let loaded = commands::configuration(question.configuration())?;
+            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+            return runtime.block_on(commands::auth::can_i(question, &loaded.config));
+        }
+        Command::CredentialProvider => commands::credential_provider::answer()?,
     }
+    Ok(ExitCode::SUCCESS)
 }
 
 fn is_broken_pipe(error: &anyhow::Error) -> bool {

@@ -10,8 +10,19 @@ use crate::harness::{PaperCluster, TestRegistry, tool};
 
 #[tokio::test]
 async fn the_older_suite_passes_in_all_four_categories() {
+    the_older_suite_passes_as(&[], json!({})).await;
+}
+
+#[tokio::test]
+async fn the_older_suite_passes_for_somebody_who_logs_in() {
+    let (cluster, token) = cluster_of_a_tester();
+    let login = [("OCI_USERNAME", "tester"), ("OCI_PASSWORD", &*token)];
+    the_older_suite_passes_as(&login, cluster.settings()).await;
+}
+
+async fn the_older_suite_passes_as(login: &[(&str, &str)], settings: serde_json::Value) {
     let Some(suite) = tool::go("conformance-legacy") else { return };
-    let registry = TestRegistry::start().await;
+    let registry = TestRegistry::with(settings).await;
     let somewhere = registry.workstation();
     let mut command = somewhere.command(&suite);
     command.envs([
@@ -24,6 +35,7 @@ async fn the_older_suite_passes_in_all_four_categories() {
         ("OCI_TEST_CONTENT_MANAGEMENT", "1"),
         ("OCI_AUTOMATIC_CROSSMOUNT", "1"),
     ]);
+    command.envs(login.iter().copied());
     somewhere.finish(command).await;
 
     let skipped = tests_with("<skipped", &somewhere.home().join("junit.xml"));
@@ -62,6 +74,13 @@ async fn the_newer_suite_passes_with_sparse_manifests_where_they_are_allowed() {
 
 #[tokio::test]
 async fn the_newer_suite_passes_for_somebody_who_logs_in() {
+    let (cluster, token) = cluster_of_a_tester();
+    let login = [("OCI_USERNAME", "tester"), ("OCI_PASSWORD", &*token)];
+    passes_as(&login, "dev", Sparse::Refused, cluster.settings()).await;
+}
+
+/// A cluster in which one service account may do everything, and its token.
+fn cluster_of_a_tester() -> (PaperCluster, String) {
     let cluster = PaperCluster::new();
     cluster.apply(
         "everything",
@@ -70,8 +89,7 @@ async fn the_newer_suite_passes_for_somebody_who_logs_in() {
          roleRef: {kind: ClusterRole, name: cluster-admin, apiGroup: rbac.authorization.k8s.io}}",
     );
     let token = cluster.token("team", "tester");
-    let login = [("OCI_USERNAME", "tester"), ("OCI_PASSWORD", &*token)];
-    passes_as(&login, "dev", Sparse::Refused, cluster.settings()).await;
+    (cluster, token)
 }
 
 /// Whether images may be pushed without their layers, and indexes without their images.

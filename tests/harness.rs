@@ -5,8 +5,10 @@ pub(crate) mod image;
 pub(crate) mod paper_cluster;
 pub(crate) mod process;
 pub(crate) mod registry;
+pub(crate) mod secrets;
 pub(crate) mod tool;
 pub(crate) mod user;
+pub(crate) mod wharf;
 pub(crate) mod wire;
 pub(crate) mod workstation;
 

@@ -1,6 +1,8 @@
 //! What people live through.
 
+mod can_i;
 mod configuration;
+mod credential_provider;
 mod limits;
 mod logs;
 mod metrics;

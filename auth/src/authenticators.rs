@@ -13,11 +13,7 @@ use std::time::Duration;
 use self::failures::Failures;
 use self::verdicts::{Looked, Verdict, Verdicts};
 use crate::compact_token::{CompactToken, MAX_TOKEN_BYTES};
-use crate::{Authenticated, AuthenticationError, Authenticator, Clock, Credential, Identity, RegistryTokens};
-
-/// The group of everybody who is somebody, and that of all others.
-const AUTHENTICATED: &str = "system:authenticated";
-const UNAUTHENTICATED: &str = "system:unauthenticated";
+use crate::{Authenticated, AuthenticationError, Authenticator, Clock, Credential, RegistryTokens};
 
 /// Tells who shows a credential.
 #[derive(Debug)]
@@ -138,7 +134,7 @@ impl Authenticators {
             match authenticator.identify(credential).await {
                 Ok(None) => {}
                 Ok(Some(mut known)) => {
-                    join_everybody(Arc::make_mut(&mut known.identity));
+                    Arc::make_mut(&mut known.identity).join_everybody();
                     return Ok(Verdict::Known(known));
                 }
                 Err(AuthenticationError::Rejected(reason)) => {
@@ -176,14 +172,6 @@ fn ensure_well_formed(credential: &Credential) -> Result<(), AuthenticationError
         return Err(AuthenticationError::Rejected(malformed.to_string()));
     }
     Ok(())
-}
-
-/// Adds the group of everybody who is somebody, as the API server does.
-fn join_everybody(identity: &mut Identity) {
-    let is_marked = identity.groups.iter().any(|group| group == AUTHENTICATED || group == UNAUTHENTICATED);
-    if !is_marked && identity.name != Identity::anonymous().name {
-        identity.groups.push(AUTHENTICATED.to_owned());
-    }
 }
 
 fn rejected(reason: &str) -> AuthenticationError {

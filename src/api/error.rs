@@ -133,8 +133,9 @@ pub enum ApiError {
         /// How to log in.
         challenge: HeaderValue,
     },
-    /// The caller may not do this, whether or not it is there to be done.
-    #[error("the requested access is denied")]
+    /// The caller may not do this, whether or not it is there to be done. The message says what is missing, since it is all that
+    /// containerd, and so the event of a pod, shows.
+    #[error("the requested access is denied: {act}")]
     Denied {
         /// Who may not do what, in the words of Kubernetes.
         act: String,
@@ -284,7 +285,6 @@ impl ApiError {
             Self::NameInvalid(error) => json!(error.to_string()),
             Self::DigestInvalid(error) => json!(error.to_string()),
             Self::TagInvalid(error) => json!(error.to_string()),
-            Self::Denied { act } => json!(act),
             _ => return vec![None],
         };
         vec![Some(detail)]
@@ -514,7 +514,6 @@ mod tests {
                 ApiError::DigestInvalid("x".parse::<Digest>().unwrap_err()),
                 json!("malformed digest: it is written <algorithm>:<hex>"),
             ),
-            (ApiError::Denied { act: "User \"eve\" cannot".to_owned() }, json!("User \"eve\" cannot")),
         ] {
             assert_eq!(body(error.into_response()).await["errors"][0]["detail"], detail);
         }

@@ -15,7 +15,6 @@ use storage::{Purge, Registry, RegistryOptions};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::task::JoinSet;
 
-use super::logins::Logins;
 use crate::access::Gate;
 use crate::api::location::Urls;
 use crate::api::page::PageSizes;
@@ -23,6 +22,7 @@ use crate::api::uploads::state::StateKey;
 use crate::api::{Api, ApiOptions};
 use crate::config::{self, Auth, Config, Http, Mode, PurgeAction, Purging};
 use crate::health::Readiness;
+use crate::logins::Logins;
 use crate::metrics::{Measured, Metrics};
 use crate::server::Server;
 use crate::traces::{self, Traced};
@@ -46,7 +46,7 @@ pub async fn serve(config: Config) -> anyhow::Result<()> {
             (everyone, None, None)
         }
         Auth::Login(settings) => {
-            let logins = Logins::prepare(settings, &config.http).await?;
+            let logins = Logins::prepare(settings, &config.http.locations).await?;
             background.spawn(logins.upkeep);
             (logins.authorizer, Some(logins.login), logins.cluster)
         }

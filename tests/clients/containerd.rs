@@ -31,7 +31,9 @@ async fn containerd_runs_what_it_pulls_and_pushes_what_it_has() {
 }
 
 /// Starts a containerd of the test's own: its client, its machine, and itself.
-async fn containerd(registry: &TestRegistry) -> Option<(std::path::PathBuf, Workstation, Process)> {
+pub(super) async fn containerd(
+    registry: &TestRegistry,
+) -> Option<(std::path::PathBuf, Workstation, Process)> {
     let programs = (tool::debian("containerd")?, tool::debian("ctr")?, tool::debian("unshare")?);
     let (containerd, ctr, unshare) = programs;
     tool::debian("runc")?;

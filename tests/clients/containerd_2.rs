@@ -10,7 +10,7 @@ use crate::{
 };
 
 /// A node: containerd with its clients.
-struct Node {
+pub(super) struct Node {
     machine: Workstation,
     ctr: PathBuf,
     crictl: PathBuf,
@@ -19,7 +19,7 @@ struct Node {
 
 impl Node {
     /// Starts a node that knows the registry at `host`.
-    async fn near(host: &str) -> Option<Self> {
+    pub(super) async fn near(host: &str) -> Option<Self> {
         let settings = format!(
             "server = \"http://{host}\"\n[host.\"http://{host}\"]\ncapabilities = [\"pull\", \"resolve\"]\n"
         );
@@ -80,10 +80,19 @@ conf_dir = "{home}/cni"
         Some(Self { machine, ctr, crictl, _containerd: containerd })
     }
 
-    async fn ctr(&self, line: impl AsRef<str>) -> String {
+    /// Runs ctr with the words of `line`, and returns what it printed.
+    pub(super) async fn ctr(&self, line: impl AsRef<str>) -> String {
+        self.machine.run(&self.ctr, self.ctr_words(line.as_ref())).await
+    }
+
+    /// Runs ctr with the words of `line`, which must fail, and returns why it did.
+    pub(super) async fn ctr_in_vain(&self, line: impl AsRef<str>) -> String {
+        self.machine.run_in_vain(&self.ctr, self.ctr_words(line.as_ref())).await
+    }
+
+    fn ctr_words(&self, line: &str) -> Vec<String> {
         let socket = self.machine.home().join("containerd.sock").display().to_string();
-        let words = ["-a", &socket, "-n", "test"].into_iter().chain(line.as_ref().split_whitespace());
-        self.machine.run(&self.ctr, words).await
+        ["-a", &socket, "-n", "test"].into_iter().chain(line.split_whitespace()).map(str::to_owned).collect()
     }
 
     /// Runs an image that was pulled, and looks for a word of what it would say. The answer is in the exit status: now and
@@ -92,10 +101,19 @@ conf_dir = "{home}/cni"
         self.ctr(format!("run --rm {image} app /bin/busybox grep -q {word} /message")).await;
     }
 
-    async fn crictl(&self, line: impl AsRef<str>) -> String {
+    /// Runs crictl with the words of `line`, and returns what it printed.
+    pub(super) async fn crictl(&self, line: impl AsRef<str>) -> String {
+        self.machine.run(&self.crictl, self.crictl_words(line.as_ref())).await
+    }
+
+    /// Runs crictl with the words of `line`, which must fail, and returns why it did.
+    pub(super) async fn crictl_in_vain(&self, line: impl AsRef<str>) -> String {
+        self.machine.run_in_vain(&self.crictl, self.crictl_words(line.as_ref())).await
+    }
+
+    fn crictl_words(&self, line: &str) -> Vec<String> {
         let socket = format!("unix://{}/containerd.sock", self.machine.home().display());
-        let words = ["-r", &socket, "-t", "120s"].into_iter().chain(line.as_ref().split_whitespace());
-        self.machine.run(&self.crictl, words).await
+        ["-r", &socket, "-t", "120s"].into_iter().chain(line.split_whitespace()).map(str::to_owned).collect()
     }
 }
 

@@ -2,6 +2,7 @@
 
 use std::{
     fs,
+    path::PathBuf,
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
@@ -16,6 +17,8 @@ use base64::{
 };
 use serde_json::{Value, json};
 use tempfile::TempDir;
+
+use super::{registry::overlay, secrets};
 
 const ISSUER: &str = "https://kubernetes.default.svc";
 const AUDIENCE: &str = "image-registry";
@@ -47,6 +50,21 @@ impl PaperCluster {
             "issuers": [{ "issuer": ISSUER, "keys": folder.join("sa.pub") }],
             "audiences": [AUDIENCE],
         } } })
+    }
+
+    /// The configuration file of such a registry, with `settings` laid over it, and its path.
+    pub(crate) fn configuration(&self, settings: &Value) -> String {
+        let mut configuration = json!({ "version": 0.1, "storage": { "delete": { "enabled": true } } });
+        overlay(&mut configuration, &self.settings());
+        overlay(&mut configuration, settings);
+        let path = self.folder.path().join("config.yml");
+        fs::write(&path, configuration.to_string()).unwrap();
+        path.to_str().expect("temporary paths are text").to_owned()
+    }
+
+    /// The folder of its objects.
+    pub(crate) fn objects(&self) -> PathBuf {
+        self.folder.path().join("rbac")
     }
 
     /// Puts an object there as `kubectl apply` would. A registry obeys it within seconds.
@@ -86,7 +104,9 @@ impl PaperCluster {
         let part = |value: Value| BASE64_URL_SAFE_NO_PAD.encode(value.to_string());
         let signed = format!("{}.{}", part(json!({ "alg": "ES256" })), part(all));
         let signature = self.key.sign(&SystemRandom::new(), signed.as_bytes()).unwrap();
-        format!("{signed}.{}", BASE64_URL_SAFE_NO_PAD.encode(signature))
+        let token = format!("{signed}.{}", BASE64_URL_SAFE_NO_PAD.encode(signature));
+        secrets::keep(&token);
+        token
     }
 }
 

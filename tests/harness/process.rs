@@ -4,7 +4,7 @@ use std::{
     io::{BufRead, BufReader, pipe},
     os::unix::process::CommandExt,
     process::{Child, Command, ExitStatus},
-    thread,
+    thread::{self, JoinHandle},
     time::Duration,
 };
 
@@ -14,7 +14,7 @@ use tokio::{
     time::timeout,
 };
 
-use super::until;
+use super::{secrets, until};
 
 /// How long a program may take to start, or to stop. It takes milliseconds, but the machine may be busy.
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -23,6 +23,8 @@ const PATIENCE: Duration = Duration::from_secs(60);
 pub(crate) struct Process {
     child: Option<Child>,
     log: watch::Receiver<Vec<String>>,
+    reader: Option<JoinHandle<()>>,
+    prints_no_secret: bool,
 }
 
 impl Process {
@@ -40,10 +42,9 @@ impl Process {
             .spawn()
             .unwrap_or_else(|error| panic!("{command:?} does not start: {error}"));
         let (lines, log) = watch::channel(Vec::new());
-        let process = Self { child: Some(child), log };
         drop(command); // It holds the pipe open, whose end tells that the program has ended.
 
-        thread::spawn(move || {
+        let reader = thread::spawn(move || {
             let mut found = Some(found);
             for line in BufReader::new(output).lines().map_while(Result::ok) {
                 if let Some(finding) = found.as_ref().and_then(|_| ready(&line))
@@ -54,11 +55,18 @@ impl Process {
                 lines.send_modify(|log| log.push(line));
             }
         });
+        let process = Self { child: Some(child), log, reader: Some(reader), prints_no_secret: false };
         match timeout(PATIENCE, finding).await {
             Ok(Ok(finding)) => (process, finding),
             Ok(Err(_)) => panic!("the program ended before it was ready"),
             Err(_) => panic!("the program does not get ready"),
         }
+    }
+
+    /// Demands that nothing the program prints until its end holds a secret of the tests. It starts no others that would
+    /// go on after it.
+    pub(crate) fn prints_no_secret(&mut self) {
+        self.prints_no_secret = true;
     }
 
     /// Waits for a line of the program's output in which `pick` finds something.
@@ -123,6 +131,11 @@ impl Process {
 impl Drop for Process {
     fn drop(&mut self) {
         self.kill();
+        let reader = self.reader.take().filter(|_| self.prints_no_secret && !thread::panicking());
+        if let Some(reader) = reader {
+            reader.join().expect("the program's output can be read");
+            secrets::assert_none_in(self.log.borrow().iter().map(String::as_str));
+        }
         if thread::panicking() {
             let log = self.log.borrow();
             eprintln!("the program's last lines:\n{}", log[log.len().saturating_sub(60)..].join("\n"));

@@ -12,7 +12,7 @@ use serde_json::{Value, json};
 use storage::{Algorithm, Digest};
 use tempfile::TempDir;
 
-use super::{User, Workstation, process::Process, wire::Wire};
+use super::{User, Workstation, process::Process, wharf, wire::Wire};
 
 /// A registry that serves a folder of its own on a free port, until it is dropped.
 pub(crate) struct TestRegistry {
@@ -31,7 +31,7 @@ impl TestRegistry {
 
     /// Starts a registry whose configuration is that of [`start`](Self::start) with `settings` laid over it.
     pub(crate) async fn with(settings: Value) -> Self {
-        Self::of(wharf(), settings, new_folder()).await
+        Self::of(wharf::path(), settings, new_folder()).await
     }
 
     /// Starts a registry that speaks TLS, and returns the certificate by which it is known.
@@ -42,7 +42,7 @@ impl TestRegistry {
         fs::write(&certificate, own.cert.pem()).unwrap();
         fs::write(&key, own.signing_key.serialize_pem()).unwrap();
         let settings = json!({ "http": { "tls": { "certificate": certificate, "key": key } } });
-        (Self::of(wharf(), settings, folder).await, own.cert.pem())
+        (Self::of(wharf::path(), settings, folder).await, own.cert.pem())
     }
 
     /// Starts another registry program, one that takes the same configuration, on the folder of this registry.
@@ -57,12 +57,12 @@ impl TestRegistry {
 
     /// Starts Wharf beside this registry, on the same folder.
     pub(crate) async fn replica(&self) -> Self {
-        Self::of(wharf(), self.settings.clone(), Arc::clone(&self.folder)).await
+        Self::of(wharf::path(), self.settings.clone(), Arc::clone(&self.folder)).await
     }
 
     /// Starts Wharf beside this registry, on the same folder, with `settings` laid over its configuration.
     pub(crate) async fn replica_with(&self, settings: Value) -> Self {
-        Self::of(wharf(), settings, Arc::clone(&self.folder)).await
+        Self::of(wharf::path(), settings, Arc::clone(&self.folder)).await
     }
 
     /// The folder that holds what was pushed.
@@ -123,10 +123,14 @@ impl TestRegistry {
         serde_json::to_writer_pretty(&file, &configuration).unwrap();
         let mut command = Command::new(&program);
         command.arg("serve").arg(file.into_temp_path().keep().unwrap());
-        if program != wharf() {
+        let is_wharf = program == wharf::path();
+        if !is_wharf {
             command.env("OTEL_TRACES_EXPORTER", "none"); // distribution 3 looks for a collector otherwise
         }
-        let (server, address) = Process::start(command, address_in).await;
+        let (mut server, address) = Process::start(command, address_in).await;
+        if is_wharf {
+            server.prints_no_secret();
+        }
         Self { program, settings, folder, server, address }
     }
 
@@ -165,11 +169,6 @@ impl TestRegistry {
     pub(crate) fn workstation(&self) -> Workstation {
         Workstation::new(&self.host())
     }
-}
-
-/// The server that is tested.
-fn wharf() -> PathBuf {
-    PathBuf::from(env!("CARGO_BIN_EXE_wharf"))
 }
 
 fn new_folder() -> Arc<TempDir> {

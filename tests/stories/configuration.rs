@@ -1,21 +1,8 @@
 //! An operator tries a configuration before the server meets it.
 
 use std::path::Path;
-use std::process::{Command, Output};
 
-/// Runs `wharf` with nothing in its environment but what the story says.
-fn wharf(arguments: &[&str], environment: &[(&str, &str)]) -> Output {
-    Command::new(env!("CARGO_BIN_EXE_wharf"))
-        .args(arguments)
-        .env_clear()
-        .envs(environment.iter().copied())
-        .output()
-        .expect("wharf starts")
-}
-
-fn text(bytes: &[u8]) -> &str {
-    std::str::from_utf8(bytes).expect("wharf prints text")
-}
+use crate::harness::wharf;
 
 fn write(folder: &Path, content: &str) -> String {
     let path = folder.join("config.yml");
@@ -28,10 +15,10 @@ fn a_wrong_configuration_is_refused_with_file_key_and_remedy() {
     let folder = tempfile::tempdir().unwrap();
     let file = write(folder.path(), "version: 0.1\nhttp:\n  adr: :5000\nlog: {level: loud}\n");
     for arguments in [vec!["config", "check", &file], vec!["serve", &file]] {
-        let output = wharf(&arguments, &[]);
-        assert_eq!(output.status.code(), Some(1));
+        let printed = wharf::run(&arguments, &[]);
+        assert_eq!(printed.code, Some(1));
         assert_eq!(
-            text(&output.stderr),
+            printed.complaint,
             format!(
                 "{file}:4: log.level: \"loud\" is not one of error, warn, warning, info, debug; try \"debug\"\n\
                  {file}:3: http.adr: there is no such key; did you mean \"http.addr\"?\n"
@@ -44,9 +31,9 @@ fn a_wrong_configuration_is_refused_with_file_key_and_remedy() {
 fn a_key_without_effect_is_a_warning() {
     let folder = tempfile::tempdir().unwrap();
     let file = write(folder.path(), "version: 0.1\nredis: {addr: 'redis:6379'}\n");
-    let output = wharf(&["config", "check", &file], &[]);
-    assert!(output.status.success());
-    assert!(text(&output.stdout).starts_with(&format!("warning: {file}:2: redis: ")));
+    let printed = wharf::run(&["config", "check", &file], &[]);
+    assert_eq!(printed.code, Some(0));
+    assert!(printed.output.starts_with(&format!("warning: {file}:2: redis: ")));
 }
 
 #[test]
@@ -54,8 +41,8 @@ fn what_holds_is_shown_with_its_origin_and_without_secrets() {
     let folder = tempfile::tempdir().unwrap();
     let file = write(folder.path(), "version: 0.1\nhttp: {addr: ':5000', secret: hunter2}\n");
     let environment = [("REGISTRY_CONFIGURATION_PATH", file.as_str()), ("REGISTRY_LOG_LEVEL", "debug")];
-    let output = wharf(&["config", "show"], &environment);
-    let shown = text(&output.stdout);
+    let printed = wharf::run(&["config", "show"], &environment);
+    let shown = &printed.output;
     let line = |key: &str| shown.lines().find(|line| line.starts_with(&format!("{key}: "))).unwrap();
     assert!(line("http.addr").ends_with(&format!("# {file}:2")));
     assert!(line("log.level").contains("debug") && line("log.level").ends_with("# REGISTRY_LOG_LEVEL"));
@@ -65,6 +52,6 @@ fn what_holds_is_shown_with_its_origin_and_without_secrets() {
 
 #[test]
 fn a_variable_that_names_no_file_is_as_good_as_none() {
-    let output = wharf(&["config", "show"], &[("REGISTRY_CONFIGURATION_PATH", "")]);
-    assert!(text(&output.stdout).contains("storage.filesystem.rootdirectory: data "));
+    let printed = wharf::run(&["config", "show"], &[("REGISTRY_CONFIGURATION_PATH", "")]);
+    assert!(printed.output.contains("storage.filesystem.rootdirectory: data "));
 }

@@ -1,10 +1,13 @@
 //! What whoever reads the log can tell of a request.
 
+use base64::{Engine as _, prelude::BASE64_STANDARD};
 use bytes::Bytes;
 use hyper::{Method, StatusCode};
 use serde_json::json;
 
-use crate::harness::{Image, Layer, TestRegistry};
+use crate::harness::{
+    Image, Layer, PaperCluster, TestRegistry, paper_cluster::binding, registry::overlay, secrets,
+};
 
 #[tokio::test]
 async fn a_line_of_the_access_log_names_what_was_asked_for_and_by_whom() {
@@ -72,4 +75,54 @@ async fn every_line_carries_the_configured_fields() {
     let registry = TestRegistry::with(json!({ "log": { "formatter": "text", "fields": fields } })).await;
     let line = registry.line_with("listening on").await;
     assert!(line.ends_with(r#" environment="test \"2\"" replica="3" service="registry""#), "{line}");
+}
+
+#[tokio::test]
+async fn what_people_log_in_with_is_in_no_log() {
+    let cluster = PaperCluster::new();
+    cluster.apply("pull", &binding("team", "robot", "system:image-puller"));
+    let users = tempfile::NamedTempFile::new().unwrap();
+    // What `htpasswd -Bbn -C 4 alice a-long-passphrase-of-alice` prints.
+    let alice = "alice:$2y$04$k5H76wVm1ovwExxADDexE.h4yegwQ29E3tmXz.B7B26GPq2ot02xm\n";
+    std::fs::write(&users, alice).unwrap();
+    let password = "a-long-passphrase-of-alice";
+    secrets::keep(password);
+    let good = cluster.token("team", "robot");
+    let expired = cluster.token_with("team", "robot", &json!({ "exp": 1_700_000_000 }));
+    let unknown = PaperCluster::new().token("team", "robot");
+    for format in ["json", "text"] {
+        let log = json!({ "log": { "level": "debug", "formatter": format }, "auth": { "htpasswd": { "path": users.path() } } });
+        let mut settings = cluster.settings();
+        overlay(&mut settings, &log);
+        let registry = TestRegistry::with(settings).await;
+        let someone = registry.user("someone");
+        for secret in [&*good, &*expired, &*unknown, password] {
+            let basic = |user: &str, password: &str| {
+                format!("Basic {}", BASE64_STANDARD.encode(format!("{user}:{password}")))
+            };
+            let tags = "/v2/team/app/tags/list";
+            for (path, shown) in [
+                (tags.to_owned(), format!("Bearer {secret}")),
+                (tags.to_owned(), basic("alice", secret)),
+                // As people mistake it.
+                (tags.to_owned(), basic(secret, "")),
+                (tags.to_owned(), basic(secret, secret)),
+                (tags.to_owned(), secret.to_owned()),
+                (tags.to_owned(), format!("Token {secret}")),
+                (tags.to_owned(), format!("Basic {secret}")),
+                ("/token?service=registry".to_owned(), basic("alice", secret)),
+                (format!("/token?account=alice&password={secret}"), basic("alice", secret)),
+                (format!("{tags}?access_token={secret}&n=x{secret}"), format!("Bearer {good}")),
+            ] {
+                let headers = [("authorization", &*shown), ("cookie", &*shown)];
+                someone.ask(Method::GET, &path, &headers, Bytes::new()).await;
+            }
+            let form = format!("grant_type=password&username=alice&password={secret}");
+            someone.ask(Method::POST, "/token", &[], form.into()).await;
+            let form = format!("grant_type=refresh_token&refresh_token={secret}&service={secret}");
+            someone.ask(Method::POST, "/token", &[], form.into()).await;
+        }
+        // That nothing of it was written, the end of the registry sees to; that something was, this.
+        registry.line_with("a credential was refused").await;
+    }
 }

@@ -39,8 +39,8 @@ async fn whoever_may_not_is_told_how_to_log_in_or_what_is_missing() {
         let refused =
             someone.ask(Method::GET, TAGS, &headers, Bytes::new()).await.expect(StatusCode::FORBIDDEN);
         assert_eq!(
-            refused.json()["errors"][0]["detail"],
-            "User \"system:serviceaccount:team:robot\" cannot get resource \"imagestreams/layers\" in API group \
+            refused.json()["errors"][0]["message"],
+            "the requested access is denied: User \"system:serviceaccount:team:robot\" cannot get resource \"imagestreams/layers\" in API group \
              \"image.openshift.io\" of the name \"app\" in the namespace \"team\""
         );
     }

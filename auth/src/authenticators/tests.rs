@@ -5,6 +5,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use async_trait::async_trait;
 
 use super::*;
+use crate::identity::{AUTHENTICATED, Identity, UNAUTHENTICATED};
 use crate::keys::tests::{TestKey, key_set};
 use crate::{Certificates, Issuer, IssuerName, RegistryTokenKeys, Secret, ServiceAccounts, TokenRules};
 

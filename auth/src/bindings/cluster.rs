@@ -3,6 +3,7 @@
 use std::fmt::Debug;
 use std::marker::PhantomData;
 use std::sync::Arc;
+use std::time::Duration;
 
 use async_trait::async_trait;
 use k8s_openapi::api::rbac::v1 as objects;
@@ -10,7 +11,7 @@ use kube::api::ObjectMeta;
 use kube::{Api, Resource};
 use serde::de::DeserializeOwned;
 
-use crate::cluster::{Cluster, Listener, Pulse, watch};
+use crate::cluster::{Cluster, Listener, Lost, Pulse, watch};
 use crate::rbac::{Binding, Rbac, Reach, Role, RoleKind, RoleRef, Subject};
 use crate::{
     AccessReviews, AuthError, Authorizer, Decision, Identity, NoRandomness, PolicyRule, ResourceAttributes,
@@ -18,6 +19,9 @@ use crate::{
 
 /// What the authority says besides of a caller whose token is restricted, as OpenShift's may be. No binding knows of that.
 const SCOPES: &str = "scopes.authorization.openshift.io";
+
+/// How long reading everything once may take.
+const READ_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// Decides by the roles and bindings of a cluster, as far as its word counts. About callers whose token is restricted to some
 /// acts the cluster itself is asked.
@@ -36,21 +40,46 @@ impl WatchedBindings {
     pub fn watch(cluster: &Cluster) -> Result<(Self, impl Future<Output = ()> + Send + use<>), NoRandomness> {
         let reviews = AccessReviews::new(cluster.clone())?;
         let rbac = Arc::new(Rbac::default());
+        let watching = Self::follow(cluster, &rbac);
+        Ok((Self { cluster: cluster.clone(), rbac, reviews }, watching))
+    }
+
+    /// Keeps `rbac` what the cluster has.
+    fn follow(cluster: &Cluster, rbac: &Arc<Rbac>) -> impl Future<Output = ()> + Send + use<> {
         let client = || cluster.client();
         let watching = (
-            roles::<objects::ClusterRole>(Api::all(client()), &rbac, cluster.watched("cluster roles")),
-            roles::<objects::Role>(Api::all(client()), &rbac, cluster.watched("roles")),
+            roles::<objects::ClusterRole>(Api::all(client()), rbac, cluster.watched("cluster roles")),
+            roles::<objects::Role>(Api::all(client()), rbac, cluster.watched("roles")),
             bindings::<objects::ClusterRoleBinding>(
                 Api::all(client()),
-                &rbac,
+                rbac,
                 cluster.watched("cluster role bindings"),
             ),
-            bindings::<objects::RoleBinding>(Api::all(client()), &rbac, cluster.watched("role bindings")),
+            bindings::<objects::RoleBinding>(Api::all(client()), rbac, cluster.watched("role bindings")),
         );
-        let watching = async {
+        async {
             tokio::join!(watching.0, watching.1, watching.2, watching.3);
+        }
+    }
+
+    /// Decides by the roles and bindings that `cluster` has now.
+    ///
+    /// # Errors
+    /// [`Lost`] when they could not be read within half a minute; the log says why.
+    pub async fn read(cluster: &Cluster) -> Result<Arc<Rbac>, Lost> {
+        let rbac = Arc::new(Rbac::default());
+        let watching = Self::follow(cluster, &rbac);
+        let all_read = async {
+            while cluster.ensure_known().is_err() {
+                tokio::time::sleep(Duration::from_millis(20)).await;
+            }
         };
-        Ok((Self { cluster: cluster.clone(), rbac, reviews }, watching))
+        tokio::select! {
+            () = watching => {}
+            () = all_read => {}
+            () = tokio::time::sleep(READ_TIMEOUT) => {}
+        }
+        cluster.ensure_known().map(|()| rbac)
     }
 }
 

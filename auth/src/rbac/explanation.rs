@@ -6,7 +6,7 @@ use super::{Policy, RoleKind, RoleRef, SERVICE_ACCOUNT_PREFIX, label};
 use crate::{Identity, PolicyRule, ResourceAttributes};
 
 /// The roles that are advised before any other that grants the same.
-const PREFERRED: [&str; 2] = ["system:image-puller", "system:image-builder"];
+const PREFERRED: [&str; 3] = ["system:image-puller", "system:image-builder", "registry-viewer"];
 
 /// Why a decision is what it is.
 #[derive(Clone, Debug, Eq, PartialEq)]

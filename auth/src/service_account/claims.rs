@@ -103,16 +103,8 @@ impl Subject {
 
     /// Who that is to the API server.
     pub(super) fn identity(self) -> Identity {
-        Identity {
-            name: self.user(),
-            groups: vec![
-                "system:serviceaccounts".to_owned(),
-                format!("system:serviceaccounts:{}", self.namespace),
-                "system:authenticated".to_owned(),
-            ],
-            uid: Some(self.account.uid),
-            extra: self.extra,
-        }
+        let identity = Identity::named(self.user(), Vec::new());
+        Identity { uid: Some(self.account.uid), extra: self.extra, ..identity }
     }
 }
 

@@ -1,4 +1,4 @@
-//! Who may log in and what they may do, as the configuration has it: read, connected and ready.
+//! Logins as a configuration has them: what it names is read, connected and put together.
 
 use std::pin::Pin;
 use std::sync::Arc;
@@ -14,29 +14,35 @@ use auth::{
 use futures_util::future::join_all;
 use http::Uri;
 
-use crate::config::{self, ClusterPermission, Http, Keys, Locations, Permission};
+use crate::config::{self, ClusterPermission, Keys, Locations, Permission};
 use crate::login::challenge::Challenge;
 use crate::login::{Login, TOKEN_PATHS};
 
 /// How long the API server goes on to know a token that is not good any more, and how long [`Authenticators`] do.
 const REMEMBERED_ELSEWHERE: Duration = Duration::from_secs(20);
 
-/// All that logins need.
-pub(super) struct Logins {
-    pub(super) login: Login,
-    pub(super) authorizer: Arc<dyn Authorizer>,
+/// All that logins need, read and ready.
+pub struct Logins {
+    /// Who requests come from.
+    pub login: Login,
+    /// What they may.
+    pub authorizer: Arc<dyn Authorizer>,
     /// The cluster that is asked, if one is.
-    pub(super) cluster: Option<Cluster>,
+    pub cluster: Option<Cluster>,
     /// Keeps current what they rest on, for as long as it runs.
-    pub(super) upkeep: Upkeep,
+    pub upkeep: Upkeep,
 }
 
-type Upkeep = Pin<Box<dyn Future<Output = ()> + Send>>;
+/// Runs until it is dropped.
+pub type Upkeep = Pin<Box<dyn Future<Output = ()> + Send>>;
 
 impl Logins {
-    /// Reads what the configuration names, and connects to the cluster if it asks one.
-    pub(super) async fn prepare(settings: &config::Login, http: &Http) -> anyhow::Result<Self> {
-        let realm = settings.realm.clone().or_else(|| configured_host(http));
+    /// Reads what the configuration names, and connects to the cluster if it asks one, which need not answer yet.
+    ///
+    /// # Errors
+    /// When something cannot be read, or is wrong.
+    pub async fn prepare(settings: &config::Login, locations: &Locations) -> anyhow::Result<Self> {
+        let realm = settings.realm.clone().or_else(|| locations.host().cloned());
         let cluster = match &settings.permission {
             Permission::Users | Permission::Folder(_) => None,
             Permission::Cluster(cluster) => {
@@ -165,12 +171,4 @@ fn service_accounts(
         issuers.push(Issuer { name: IssuerName::AnyOfCluster, keys });
     }
     Ok(ServiceAccounts::new(issuers, rules, None, clock))
-}
-
-/// The scheme and host that the configuration says clients use.
-fn configured_host(http: &Http) -> Option<Uri> {
-    match &http.locations {
-        Locations::Below(url) => Some(url.clone()),
-        Locations::Relative | Locations::FromRequest => None,
-    }
 }
