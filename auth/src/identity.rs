@@ -19,12 +19,19 @@ impl Identity {
     /// Whoever shows no credential.
     pub fn anonymous() -> Self {
         Self {
-            name: "system:anonymous".to_owned(),
+            name: ANONYMOUS.to_owned(),
             groups: vec!["system:unauthenticated".to_owned()],
             ..Self::default()
         }
     }
+
+    /// Whether it is nobody in particular, who may become somebody by logging in.
+    pub fn is_anonymous(&self) -> bool {
+        self.name == ANONYMOUS
+    }
 }
+
+const ANONYMOUS: &str = "system:anonymous";
 
 /// Whether a name is one that only Kubernetes gives, such as `system:masters` or that of a service account. Files and
 /// certificates that are not the cluster's own must not say it of anybody.

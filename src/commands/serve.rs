@@ -25,10 +25,11 @@ use crate::api::location::Urls;
 use crate::api::page::PageSizes;
 use crate::api::uploads::state::StateKey;
 use crate::api::{Api, ApiOptions};
+use crate::audit::AuditLog;
 use crate::config::{self, Auth, Config, Http, Locations, Mode, Permission, PurgeAction, Purging};
 use crate::health::Readiness;
 use crate::login::challenge::Challenge;
-use crate::login::{Login, TOKEN_PATHS};
+use crate::login::{Certificates, Login, TOKEN_PATHS};
 use crate::metrics::{Measured, Metrics};
 use crate::server::Server;
 use crate::traces::{self, Traced};
@@ -45,6 +46,11 @@ pub async fn serve(config: Config) -> anyhow::Result<()> {
     let counters = Arc::new(Counters::default());
     let backend = Arc::new(Surrounded::new(backend, Arc::clone(&counters)));
     let registry = Registry::new(backend, registry_options(&config));
+    let audit = {
+        let log = config.log.clone();
+        let opened = tokio::task::spawn_blocking(move || AuditLog::open(&log)).await?;
+        opened.context("the audit log cannot be written")?
+    };
     let mut background = JoinSet::new();
     let (authorizer, login) = match config.auth.clone() {
         Auth::Anyone => {
@@ -53,12 +59,15 @@ pub async fn serve(config: Config) -> anyhow::Result<()> {
         }
         Auth::Login(settings) => {
             let realm = settings.realm.clone().or_else(|| configured_host(&config.http));
-            let prepared = tokio::task::spawn_blocking(move || Logins::prepare(&settings, realm)).await??;
+            let token_path = urls(&config.http).path().to_owned() + TOKEN_PATHS[0];
+            let events = audit.clone();
+            let prepare = move || Logins::prepare(&settings, realm, token_path, events);
+            let prepared = tokio::task::spawn_blocking(prepare).await??;
             background.spawn(prepared.files.keep_current());
             (prepared.authorizer, Some(prepared.login))
         }
     };
-    let api = Api::new(Gate::new(authorizer, registry.clone()), login.clone(), api_options(&config));
+    let api = Api::new(Gate::new(authorizer, registry.clone(), audit), login.clone(), api_options(&config));
     let readiness = Readiness::new();
     let metrics = Metrics::default();
     let measured = Measured {
@@ -74,7 +83,7 @@ pub async fn serve(config: Config) -> anyhow::Result<()> {
     };
     let mut router = api.router().merge(watched(&config.http.metrics));
     if let Some(login) = &login {
-        router = router.merge(login.router());
+        router = router.merge(login.router(&config.http.prefix));
     }
     let server = Server::bind(&config.http, metrics.clone()).await?;
     let management = match config.http.management.clone() {
@@ -96,6 +105,9 @@ pub async fn serve(config: Config) -> anyhow::Result<()> {
 
     for url in server.urls() {
         tracing::info!("listening on {url}");
+    }
+    if config.auth == Auth::Anyone {
+        tracing::warn!("nobody has to log in: whoever can connect may push, pull and delete");
     }
     if let Some((management, router)) = management {
         for url in management.urls() {
@@ -133,7 +145,12 @@ struct Logins {
 
 impl Logins {
     /// Reads what the configuration names. It blocks.
-    fn prepare(settings: &config::Login, realm: Option<Uri>) -> anyhow::Result<Self> {
+    fn prepare(
+        settings: &config::Login,
+        realm: Option<Uri>,
+        token_path: String,
+        audit: AuditLog,
+    ) -> anyhow::Result<Self> {
         let (clock, files) = (Clock::system(), Files::new());
         let token_keys = match &settings.token_keys {
             Some(path) => RegistryTokenKeys::from_file(path, &files)?,
@@ -169,19 +186,24 @@ impl Logins {
             let users = Arc::new(Htpasswd::read(path, &files)?);
             authenticators = authenticators.then(users, Attempts::Limited);
         }
-        let authorizer: Arc<dyn Authorizer> = match &settings.permission {
-            Permission::Users => Arc::new(AnyUser::new()),
+        let (authorizer, certificates): (Arc<dyn Authorizer>, _) = match &settings.permission {
+            Permission::Users => (Arc::new(AnyUser::new()), Certificates::AdmitConnections),
             Permission::Folder(path) => {
                 let folder = Folder::open(path)?;
                 let authorizer = folder.authorizer();
                 folder.reread_with(&files);
-                authorizer
+                authenticators = authenticators.then(Arc::new(auth::Certificates), Attempts::Unlimited);
+                (authorizer, Certificates::NameUsers)
             }
         };
-        let challenge = Challenge::new(settings.challenge, realm, TOKEN_PATHS[0].to_owned());
-        let login = Login::new(authenticators, tokens, challenge);
+        let challenge = Challenge::new(settings.challenge, realm, token_path);
+        let login = Login::new(authenticators, tokens, challenge, certificates, audit);
         Ok(Self { login, authorizer, files: Arc::new(files) })
     }
+}
+
+fn urls(http: &Http) -> Urls {
+    Urls { locations: http.locations.clone(), prefix: http.prefix.clone() }
 }
 
 /// The scheme and host that the configuration says clients use.
@@ -236,7 +258,7 @@ fn api_options(config: &Config) -> ApiOptions {
         foreign_urls: config.validation.urls.clone(),
         catalog_pages: PageSizes { default: CATALOG_PAGE.min(most), most },
         tag_pages: PageSizes { default: tags, most: tags },
-        urls: Urls { locations: config.http.locations.clone(), prefix: config.http.prefix.clone() },
+        urls: urls(&config.http),
         state_key: config.http.secret.as_ref().map(|secret| StateKey::new(secret.expose().as_bytes())),
     }
 }

@@ -52,7 +52,7 @@ fn a_key_without_effect_is_a_warning() {
 #[test]
 fn what_holds_is_shown_with_its_origin_and_without_secrets() {
     let folder = tempfile::tempdir().unwrap();
-    let file = write(folder.path(), "version: 0.1\nhttp: {addr: ':5000', secret: hunter2}\n");
+    let file = write(folder.path(), "version: 0.1\nhttp: {addr: ':5000', secret: hunter2}\nauth: none\n");
     let environment = [("REGISTRY_CONFIGURATION_PATH", file.as_str()), ("REGISTRY_LOG_LEVEL", "debug")];
     let output = wharf(&["config", "show"], &environment);
     let shown = text(&output.stdout);
@@ -67,4 +67,19 @@ fn what_holds_is_shown_with_its_origin_and_without_secrets() {
 fn a_variable_that_names_no_file_is_as_good_as_none() {
     let output = wharf(&["config", "show"], &[("REGISTRY_CONFIGURATION_PATH", "")]);
     assert!(text(&output.stdout).contains("storage.filesystem.rootdirectory: data "));
+}
+
+#[test]
+fn nobody_serves_the_world_by_leaving_a_line_out() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = write(folder.path(), "version: 0.1\nhttp: {addr: ':5000'}\nstorage: {inmemory: {}}\n");
+    for arguments in [vec!["serve", &file], vec!["config", "check", &file]] {
+        let output = wharf(&arguments, &[]);
+        assert_eq!(output.status.code(), Some(1));
+        let complaint = text(&output.stderr);
+        assert!(complaint.starts_with(&format!("{file}:1: auth: it is missing")), "{complaint}");
+        assert!(complaint.contains("write \"auth: none\" (REGISTRY_AUTH=none)"), "{complaint}");
+    }
+    let output = wharf(&["config", "check", &file], &[("REGISTRY_AUTH", "none")]);
+    assert!(output.status.success(), "{}", text(&output.stderr));
 }

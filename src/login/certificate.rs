@@ -1,0 +1,34 @@
+//! Whom a client's certificate names, for a connection whose TLS handshake has verified it.
+
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use auth::Credential;
+use rustls::pki_types::CertificateDer;
+use x509_parser::prelude::{FromDer, X509Certificate};
+
+/// What a certificate says.
+#[derive(Debug)]
+pub(super) struct Subject {
+    pub(super) credential: Credential,
+    /// When it stops being good, on a connection that is open too.
+    pub(super) expires: SystemTime,
+}
+
+impl Subject {
+    /// Reads `CN` and each `O`. A certificate with two common names, or with none, names nobody, and neither does one whose
+    /// names are not text.
+    pub(super) fn of(certificate: &CertificateDer<'_>) -> Option<Self> {
+        let (_, certificate) = X509Certificate::from_der(certificate).ok()?;
+        let subject = certificate.subject();
+        let mut names = subject.iter_common_name();
+        let (Some(name), None) = (names.next(), names.next()) else { return None };
+        let organizations = subject.iter_organization().map(|organization| organization.as_str());
+        let organizations: Vec<&str> = organizations.collect::<Result<_, _>>().ok()?;
+        let credential = Credential::Certificate {
+            common_name: name.as_str().ok()?.to_owned(),
+            organizations: organizations.into_iter().map(str::to_owned).collect(),
+        };
+        let expires = u64::try_from(certificate.validity().not_after.timestamp()).ok()?;
+        Some(Self { credential, expires: UNIX_EPOCH + Duration::from_secs(expires) })
+    }
+}
