@@ -32,3 +32,46 @@ impl Subject {
         Some(Self { credential, expires: UNIX_EPOCH + Duration::from_secs(expires) })
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use rcgen::{CertificateParams, DnType, KeyPair};
+
+    use super::*;
+
+    /// `CN` and `O` by their numbers, so that each may stand there twice.
+    const NAME: [u64; 4] = [2, 5, 4, 3];
+    const ORGANIZATION: [u64; 4] = [2, 5, 4, 10];
+
+    fn subject(parts: &[(DnType, &str)]) -> Option<Credential> {
+        let mut params = CertificateParams::default();
+        params.distinguished_name = rcgen::DistinguishedName::new();
+        for (kind, value) in parts {
+            params.distinguished_name.push(kind.clone(), *value);
+        }
+        let certificate = params.self_signed(&KeyPair::generate().unwrap()).unwrap();
+        Subject::of(certificate.der()).map(|subject| subject.credential)
+    }
+
+    #[test]
+    fn a_certificate_has_one_name_and_any_number_of_organizations() {
+        let also = |number: [u64; 4]| DnType::CustomDnType(number.to_vec());
+        let alice = subject(&[
+            (DnType::OrganizationName, "developers"),
+            (DnType::CommonName, "alice"),
+            (DnType::OrganizationalUnitName, "no group"),
+            (also(ORGANIZATION), "testers"),
+        ]);
+        let Some(Credential::Certificate { common_name, organizations }) = alice else {
+            panic!("nobody is named")
+        };
+        assert_eq!(
+            (common_name.as_str(), organizations),
+            ("alice", vec!["developers".to_owned(), "testers".to_owned()])
+        );
+
+        assert!(subject(&[(DnType::CommonName, "alice"), (also(NAME), "system:admin")]).is_none());
+        assert!(subject(&[(DnType::OrganizationName, "developers")]).is_none());
+        assert!(Subject::of(&CertificateDer::from(&b"no certificate"[..])).is_none());
+    }
+}

@@ -1,12 +1,22 @@
 //! What an auditor reads: who did what and by which binding, and who was refused.
 
-use std::{fs, path::Path};
+use std::{
+    collections::HashSet,
+    fs::{self, OpenOptions},
+    io::{BufRead, BufReader},
+    path::Path,
+};
 
 use base64::{Engine as _, prelude::BASE64_STANDARD};
 use bytes::Bytes;
 use hyper::{Method, StatusCode};
+use rustix::{
+    fs::{CWD, FileType, Mode, mknodat},
+    io::ioctl_fionread,
+};
 use serde_json::{Value, json};
 use storage::{Algorithm, Digest};
+use tokio::task::JoinSet;
 
 use crate::harness::{Authority, Image, Layer, PaperCluster, TestRegistry, User, paper_cluster::binding};
 
@@ -231,6 +241,46 @@ async fn the_file_goes_on_where_it_is_looked_for_and_a_lost_disk_loses_nothing()
     fs::create_dir(&logs).unwrap();
     denied("/v2/team/four/tags/list").await;
     assert_eq!(last(&logs)["repository"], "team/four");
+}
+
+#[tokio::test]
+async fn a_slow_disk_holds_up_those_who_are_written_down_and_nobody_else() {
+    const MANY: usize = 200;
+    let (cluster, folder) = (PaperCluster::new(), tempfile::tempdir().unwrap());
+    // A pipe that is not emptied is a disk that does not write; it holds the events of some of them.
+    let path = folder.path().join("audit.log");
+    mknodat(CWD, &path, FileType::Fifo, Mode::RUSR | Mode::WUSR, 0).unwrap();
+    let pipe = OpenOptions::new().read(true).write(true).open(&path).unwrap();
+    let registry = audited(&cluster, folder.path()).await;
+    let (robot, token) = (registry.user("robot"), cluster.token("team", "robot"));
+    let mut denials = JoinSet::new();
+    for number in 0..MANY {
+        let (robot, token) = (robot.clone(), token.clone());
+        denials.spawn(async move {
+            ask(&robot, &token, Method::GET, &format!("/v2/team/{number}/tags/list"), b"").await
+        });
+    }
+    while ioctl_fionread(&pipe).unwrap() < 48 << 10 {
+        tokio::task::yield_now().await;
+    }
+    robot.get("/healthz").await.expect(StatusCode::OK);
+    assert_eq!(ask(&robot, &token, Method::GET, "/v2/", b"").await, StatusCode::OK);
+    let mut answered = 0;
+    while denials.try_join_next().is_some() {
+        answered += 1;
+    }
+    assert!(answered < MANY, "nobody waited");
+
+    let read = move || -> Vec<Value> {
+        let lines = BufReader::new(pipe).lines().take(MANY);
+        lines.map(|line| serde_json::from_str(&line.unwrap()).unwrap()).collect()
+    };
+    let events = tokio::task::spawn_blocking(read).await.unwrap();
+    let about: HashSet<_> = events.iter().map(|event| event["repository"].as_str().unwrap()).collect();
+    assert_eq!(about.len(), MANY);
+    while let Some(status) = denials.join_next().await {
+        assert_eq!(status.unwrap(), StatusCode::FORBIDDEN);
+    }
 }
 
 #[tokio::test]

@@ -58,7 +58,7 @@ async fn a_certificate_says_who_its_holder_is_and_bindings_say_what_they_may() {
     let uploads = "/v2/team/app/blobs/uploads/";
 
     let (alice, bob, carol) =
-        (with("alice", &[]), with("bob", &["others", "builders"]), with("carol", &["others"]));
+        (with("alice", &[]), with("bob", &["builders", "others"]), with("carol", &["others"]));
     for (who, pulls, pushes) in [
         (&alice, StatusCode::NOT_FOUND, StatusCode::FORBIDDEN),
         (&bob, StatusCode::NOT_FOUND, StatusCode::ACCEPTED),
