@@ -90,13 +90,16 @@ mod tests {
         output.write("one\n");
         fs::rename(&path, &old).unwrap();
         output.write("two\n");
+        assert_eq!(fs::read_to_string(&path).unwrap(), "two\n");
+        assert_eq!(path.metadata().unwrap().mode() & 0o007, 0, "not for others to read");
         fs::remove_file(&path).unwrap();
+        // Made by whoever rotates.
+        fs::write(&path, "").unwrap();
         output.write("three\n");
         drop(output);
         Output::file(&path).unwrap().write("four\n");
         assert_eq!(fs::read_to_string(old).unwrap(), "one\n");
         assert_eq!(fs::read_to_string(&path).unwrap(), "three\nfour\n");
-        assert_eq!(path.metadata().unwrap().mode() & 0o007, 0, "not for others to read");
     }
 
     #[test]
