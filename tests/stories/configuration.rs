@@ -3,6 +3,8 @@
 use std::path::Path;
 use std::process::{Command, Output};
 
+use crate::harness::TestRegistry;
+
 /// Runs `wharf` with nothing in its environment but what the story says.
 fn wharf(arguments: &[&str], environment: &[(&str, &str)]) -> Output {
     Command::new(env!("CARGO_BIN_EXE_wharf"))
@@ -67,6 +69,13 @@ fn what_holds_is_shown_with_its_origin_and_without_secrets() {
 fn a_variable_that_names_no_file_is_as_good_as_none() {
     let output = wharf(&["config", "show"], &[("REGISTRY_CONFIGURATION_PATH", "")]);
     assert!(text(&output.stdout).contains("storage.filesystem.rootdirectory: data "));
+}
+
+#[tokio::test]
+async fn an_open_registry_says_so() {
+    let registry = TestRegistry::start().await;
+    let line = registry.log_line(&[("level", "WARN")]).await;
+    assert_eq!(line["message"], "nobody has to log in: whoever can connect may push, pull and delete");
 }
 
 #[test]
