@@ -13,6 +13,7 @@ COPY --from=build --chown=1000:1000 /image/ /
 USER 1000:1000
 EXPOSE 5000
 VOLUME /var/lib/registry
+# Who may come in must be said: by a configuration file with `auth`, or by REGISTRY_AUTH=none if that is everybody.
 ENV REGISTRY_HTTP_ADDR=:5000 REGISTRY_STORAGE_FILESYSTEM_ROOTDIRECTORY=/var/lib/registry
 ENTRYPOINT ["/wharf"]
 CMD ["serve"]

@@ -3,6 +3,9 @@
 //! A repository `<namespace>/<image>` is the image stream of that name in that namespace, as in OpenShift's registry. To pull is to
 //! `get` its `layers`, to push to `get` and `update` them. A name of one component lies in no namespace: it takes a cluster-wide right.
 //!
+//! Every no that somebody who is known gets is an event of the audit log; so is what is done with a permit, which remembers who has it,
+//! and by which binding.
+//!
 //! A right on image streams may be given in the group `image.openshift.io` or in the core group, where they once were: OpenShift's own
 //! roles name both. A `SubjectAccessReview` asks about one group, so the second is asked about when the first says no.
 
@@ -15,6 +18,7 @@ use auth::{Authorizer, Decision, Identity, ResourceAttributes};
 use storage::{AnyRepository, CatalogPage, Deleter, Reader, Registry, RepositoryName, Tag, Writer};
 
 use crate::api::error::ApiError;
+use crate::audit::{Act, Asker, AuditLog, Deed, Witness};
 
 /// How many repositories are looked at together where not all are shown.
 const CATALOG_LOOK: usize = 1000;
@@ -24,6 +28,7 @@ const CATALOG_LOOK: usize = 1000;
 pub struct Gate {
     authorizer: Arc<dyn Authorizer>,
     registry: Registry,
+    audit: AuditLog,
 }
 
 /// May read one repository.
@@ -32,11 +37,24 @@ pub struct PullAccess(Reader);
 
 /// May add to one repository.
 #[derive(Debug)]
-pub struct PushAccess(Writer);
+pub struct PushAccess {
+    writer: Writer,
+    grant: Grant,
+}
 
 /// May remove from one repository.
 #[derive(Debug)]
-pub struct DeleteAccess(Deleter);
+pub struct DeleteAccess {
+    deleter: Deleter,
+    grant: Grant,
+}
+
+/// Who was allowed something, and by what.
+#[derive(Debug)]
+struct Grant {
+    witness: Witness,
+    binding: Arc<str>,
+}
 
 /// May list repositories: all, or those that the caller may pull.
 #[derive(Debug)]
@@ -47,60 +65,62 @@ pub struct CatalogAccess {
 }
 
 impl Gate {
-    /// A gate to `registry` at which `authorizer` decides.
-    pub fn new(authorizer: Arc<dyn Authorizer>, registry: Registry) -> Self {
-        Self { authorizer, registry }
+    /// A gate to `registry` at which `authorizer` decides, and at which `audit` stands.
+    pub fn new(authorizer: Arc<dyn Authorizer>, registry: Registry, audit: AuditLog) -> Self {
+        Self { authorizer, registry, audit }
     }
 
     /// A permit to pull from `repository`.
     ///
     /// # Errors
-    /// [`ApiError::Denied`] if `caller` may not, whether or not there is such a repository.
-    pub async fn pull(&self, caller: &Identity, repository: RepositoryName) -> Result<PullAccess, ApiError> {
-        self.demand(caller, rights::pull(&repository)).await?;
+    /// [`ApiError::Denied`] if the caller may not, whether or not there is such a repository.
+    pub async fn pull(&self, asker: Asker<'_>, repository: RepositoryName) -> Result<PullAccess, ApiError> {
+        self.demand(asker, Act::Pull, &repository, rights::pull(&repository)).await?;
         Ok(PullAccess(self.registry.reader(repository)))
     }
 
     /// A permit to push to `repository`.
     ///
     /// # Errors
-    /// [`ApiError::Denied`] if `caller` may not, whether or not there is such a repository.
-    pub async fn push(&self, caller: &Identity, repository: RepositoryName) -> Result<PushAccess, ApiError> {
-        for right in rights::push(&repository) {
-            self.demand(caller, right).await?;
-        }
-        Ok(PushAccess(self.registry.writer(repository)))
+    /// [`ApiError::Denied`] if the caller may not, whether or not there is such a repository.
+    pub async fn push(&self, asker: Asker<'_>, repository: RepositoryName) -> Result<PushAccess, ApiError> {
+        let [get, update] = rights::push(&repository);
+        self.demand(asker, Act::Push, &repository, get).await?;
+        let binding = self.demand(asker, Act::Push, &repository, update).await?;
+        Ok(PushAccess { writer: self.registry.writer(repository), grant: self.grant(asker, binding) })
     }
 
     /// A permit to delete blobs and manifests of `repository`.
     ///
     /// # Errors
-    /// [`ApiError::Denied`] if `caller` may neither delete the image stream nor, as OpenShift's pruner, all images.
+    /// [`ApiError::Denied`] if the caller may neither delete the image stream nor, as OpenShift's pruner, all images.
     pub async fn delete(
         &self,
-        caller: &Identity,
+        asker: Asker<'_>,
         repository: RepositoryName,
     ) -> Result<DeleteAccess, ApiError> {
         let [stream, images] = rights::delete(&repository);
-        if !self.allows(caller, images).await? {
-            self.demand(caller, stream).await?;
-        }
-        Ok(DeleteAccess(self.registry.deleter(repository)))
+        let binding = match self.decide(asker.caller, images).await? {
+            Some(binding) => binding,
+            None => self.demand(asker, Act::Delete, &repository, stream).await?,
+        };
+        Ok(DeleteAccess { deleter: self.registry.deleter(repository), grant: self.grant(asker, binding) })
     }
 
     /// A permit to delete the tag `tag` of `repository`.
     ///
     /// # Errors
-    /// [`ApiError::Denied`] if `caller` may not delete the image stream tag.
+    /// [`ApiError::Denied`] if the caller may not delete the image stream tag.
     pub async fn delete_tag(
         &self,
-        caller: &Identity,
+        asker: Asker<'_>,
         repository: RepositoryName,
         tag: &Tag,
     ) -> Result<DeleteAccess, ApiError> {
         let name = rights::tag_name(&repository, tag);
-        self.demand(caller, rights::delete_tag(&repository, &name)).await?;
-        Ok(DeleteAccess(self.registry.deleter(repository)))
+        let wanted = rights::delete_tag(&repository, &name);
+        let binding = self.demand(asker, Act::Delete, &repository, wanted).await?;
+        Ok(DeleteAccess { deleter: self.registry.deleter(repository), grant: self.grant(asker, binding) })
     }
 
     /// A permit to list repositories: all of them with OpenShift's right to, and otherwise those that `caller` may pull.
@@ -108,32 +128,54 @@ impl Gate {
     /// # Errors
     /// When it cannot be known which.
     pub async fn catalog(&self, caller: &Identity) -> Result<CatalogAccess, ApiError> {
-        let sees_all = self.allows(caller, rights::list()).await?;
+        let sees_all = self.decide(caller, rights::list()).await?.is_some();
         Ok(CatalogAccess { gate: self.clone(), shown_to: (!sees_all).then(|| caller.clone()) })
     }
 
     /// A permit to take a blob without naming the repository it lies in: only for whoever may pull from all of them.
     pub async fn any_repository(&self, caller: &Identity) -> Result<Option<AnyRepository>, ApiError> {
-        let allowed = self.allows(caller, rights::pull_everything()).await?;
-        Ok(allowed.then(|| self.registry.any_repository()))
+        let allowed = self.decide(caller, rights::pull_everything()).await?;
+        Ok(allowed.map(|_| self.registry.any_repository()))
     }
 
-    async fn demand(&self, caller: &Identity, wanted: ResourceAttributes<'_>) -> Result<(), ApiError> {
-        if self.allows(caller, wanted).await? {
-            return Ok(());
+    /// What allows `act`, which takes the right that is `wanted`.
+    async fn demand(
+        &self,
+        asker: Asker<'_>,
+        act: Act,
+        repository: &RepositoryName,
+        wanted: ResourceAttributes<'_>,
+    ) -> Result<Arc<str>, ApiError> {
+        let caller = asker.caller;
+        if let Some(binding) = self.decide(caller, wanted).await? {
+            return Ok(binding);
         }
-        Err(ApiError::Denied { act: format!("User \"{}\" cannot {wanted}", caller.name) })
+        let missing = format!("User \"{}\" cannot {wanted}", caller.name);
+        // Whoever showed nothing is asked to log in, and has not been told no.
+        if !caller.is_anonymous() {
+            Witness::of(asker, &self.audit).denied(act, repository, &missing).await;
+        }
+        Err(ApiError::Denied { act: missing })
     }
 
-    async fn allows(&self, caller: &Identity, wanted: ResourceAttributes<'_>) -> Result<bool, ApiError> {
+    /// What allows this, if anything does.
+    async fn decide(
+        &self,
+        caller: &Identity,
+        wanted: ResourceAttributes<'_>,
+    ) -> Result<Option<Arc<str>>, ApiError> {
         for wanted in rights::in_each_group(wanted) {
             match self.authorizer.decide(caller, &wanted).await {
-                Ok(Decision::Allowed(_)) => return Ok(true),
+                Ok(Decision::Allowed(binding)) => return Ok(Some(binding)),
                 Ok(Decision::Denied) => {}
                 Err(error) => return Err(ApiError::Unavailable(error.into())),
             }
         }
-        Ok(false)
+        Ok(None)
+    }
+
+    fn grant(&self, asker: Asker<'_>, binding: Arc<str>) -> Grant {
+        Grant { witness: Witness::of(asker, &self.audit), binding }
     }
 }
 
@@ -151,7 +193,7 @@ impl CatalogAccess {
             let page = registry.catalog(after.as_deref(), limit.max(CATALOG_LOOK)).await?;
             for repository in page.repositories {
                 after = Some(repository.as_str().to_owned());
-                if !self.gate.allows(caller, rights::pull(&repository)).await? {
+                if self.gate.decide(caller, rights::pull(&repository)).await?.is_none() {
                     continue;
                 }
                 if shown.repositories.len() == limit {
@@ -163,6 +205,26 @@ impl CatalogAccess {
                 return Ok(shown);
             }
         }
+    }
+}
+
+impl PushAccess {
+    /// Puts into the audit log what was done with the permit: a push, or a mount.
+    pub async fn was_used(&self, act: Act, deed: Deed<'_>) {
+        self.grant.was_used(act, self.repository(), deed).await;
+    }
+}
+
+impl DeleteAccess {
+    /// Puts into the audit log what was deleted.
+    pub async fn was_used(&self, deed: Deed<'_>) {
+        self.grant.was_used(Act::Delete, self.repository(), deed).await;
+    }
+}
+
+impl Grant {
+    async fn was_used(&self, act: Act, repository: &RepositoryName, deed: Deed<'_>) {
+        self.witness.allowed(act, repository, &self.binding, deed).await;
     }
 }
 
@@ -178,7 +240,7 @@ impl Deref for PushAccess {
     type Target = Writer;
 
     fn deref(&self) -> &Writer {
-        &self.0
+        &self.writer
     }
 }
 
@@ -186,6 +248,6 @@ impl Deref for DeleteAccess {
     type Target = Deleter;
 
     fn deref(&self) -> &Deleter {
-        &self.0
+        &self.deleter
     }
 }

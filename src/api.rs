@@ -37,6 +37,7 @@ use self::location::{Base, Urls};
 use self::page::PageSizes;
 use self::uploads::state::StateKey;
 use crate::access::Gate;
+use crate::audit::Asker;
 use crate::config::{Deletion, ForeignUrls, Mode};
 use crate::login::challenge::{Called, Reason};
 use crate::login::{Caller, Login};
@@ -143,7 +144,7 @@ impl Api {
             return self.route(&Caller::anonymous(), endpoint, request, body).await;
         };
         let caller = login.caller(&request).await?;
-        if !caller.is_anonymous() {
+        if !caller.identity.is_anonymous() {
             return self.route(&caller, endpoint, request, body).await;
         }
         let called = Called::by(&request);
@@ -180,61 +181,61 @@ impl Api {
         self.check_mode(&endpoint, method, right)?;
 
         let gate = &self.0.gate;
-        let caller = &*caller.identity;
         if let Some(particulars) = particulars {
-            particulars.is_by(caller);
+            particulars.is_by(&caller.identity);
         }
+        let asker = Asker { caller: &caller.identity, request: &request };
         match (endpoint, method.as_str()) {
             (Endpoint::Base, _) => Ok(json("{}")),
             (Endpoint::Extensions { repository: None }, _) => Ok(json(r#"{"extensions":[]}"#)),
             (Endpoint::Extensions { repository: Some(name) }, _) => {
-                gate.pull(caller, name).await?;
+                gate.pull(asker, name).await?;
                 Ok(json(r#"{"extensions":[]}"#))
             }
             (Endpoint::Catalog, _) => {
-                catalog::list_repositories(self, gate.catalog(caller).await?, &request).await
+                catalog::list_repositories(self, gate.catalog(asker.caller).await?, &request).await
             }
             (Endpoint::Tags { repository }, _) => {
-                tags::list_tags(self, gate.pull(caller, repository).await?, &request).await
+                tags::list_tags(self, gate.pull(asker, repository).await?, &request).await
             }
             (Endpoint::Referrers { repository, subject }, _) => {
-                let access = gate.pull(caller, repository).await?;
+                let access = gate.pull(asker, repository).await?;
                 referrers::list_referrers(self, access, subject, &request).await
             }
 
             (Endpoint::Blob { repository, digest }, "GET") => {
-                blobs::pull_blob(gate.pull(caller, repository).await?, digest, &request).await
+                blobs::pull_blob(gate.pull(asker, repository).await?, digest, &request).await
             }
             (Endpoint::Blob { repository, digest }, "HEAD") => {
-                blobs::head_blob(gate.pull(caller, repository).await?, digest, &request).await
+                blobs::head_blob(gate.pull(asker, repository).await?, digest, &request).await
             }
             (Endpoint::Blob { repository, digest }, _) => {
-                let access = gate.delete(caller, repository).await?;
+                let access = gate.delete(asker, repository).await?;
                 self.mutate(blobs::delete_blob(access, digest)).await
             }
 
             (Endpoint::Manifest { repository, reference }, "GET" | "HEAD") => {
-                manifests::pull_manifest(gate.pull(caller, repository).await?, reference, &request).await
+                manifests::pull_manifest(gate.pull(asker, repository).await?, reference, &request).await
             }
             (Endpoint::Manifest { repository, reference }, "PUT") => {
-                let access = gate.push(caller, repository).await?;
+                let access = gate.push(asker, repository).await?;
                 manifests::put_manifest(self, access, reference, request, body).await
             }
             (Endpoint::Manifest { repository, reference: Reference::Tag(tag) }, _) => {
-                let access = gate.delete_tag(caller, repository, &tag).await?;
+                let access = gate.delete_tag(asker, repository, &tag).await?;
                 self.mutate(manifests::delete_tag(access, tag)).await
             }
             (Endpoint::Manifest { repository, reference: Reference::Digest(digest) }, _) => {
-                let access = gate.delete(caller, repository).await?;
+                let access = gate.delete(asker, repository).await?;
                 self.mutate(manifests::delete_manifest(access, digest)).await
             }
 
             (Endpoint::Uploads { repository }, _) => {
-                let access = gate.push(caller, repository).await?;
-                uploads::begin_upload(self, access, caller, request, body).await
+                let access = gate.push(asker, repository).await?;
+                uploads::begin_upload(self, access, &caller.identity, request, body).await
             }
             (Endpoint::Upload { repository, id }, method) => {
-                let upload = uploads::Target::new(self, gate.push(caller, repository).await?, id, &request)?;
+                let upload = uploads::Target::new(self, gate.push(asker, repository).await?, id, &request)?;
                 match method {
                     "PATCH" => self.mutate(uploads::append_chunk(upload, request, body)).await,
                     "PUT" => self.mutate(uploads::finish_upload(upload, request, body)).await,

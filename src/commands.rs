@@ -30,8 +30,9 @@ pub struct Arguments {
 pub enum Command {
     /// Serve images until SIGTERM or Ctrl-C.
     ///
-    /// Without a file it keeps images in the folder `data`, listens on 127.0.0.1:5000 and lets everybody push, pull
-    /// and delete. Environment variables override single values, as in REGISTRY_HTTP_ADDR=:5000.
+    /// Without a file it keeps images in the folder `data`, listens on 127.0.0.1:5000 and lets everybody on this machine
+    /// push, pull and delete. Where others can connect, it must be told who may come in: `auth: none` if that is everybody.
+    /// Environment variables override single values, as in REGISTRY_HTTP_ADDR=:5000 and REGISTRY_AUTH=none.
     Serve(File),
     /// Look at a configuration without serving.
     #[command(subcommand)]

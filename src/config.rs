@@ -7,6 +7,7 @@ mod document;
 mod environment;
 mod keys;
 mod problem;
+mod proxy;
 mod section;
 #[cfg(test)]
 mod tests;
@@ -14,6 +15,7 @@ mod value;
 
 use std::collections::BTreeMap;
 use std::fmt;
+use std::net::IpAddr;
 use std::num::NonZeroUsize;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -26,6 +28,7 @@ use storage::MissingReferences;
 pub use auth::Secret;
 pub use document::Origin;
 pub use problem::{Problem, Problems};
+pub use proxy::{Network, NotANetwork, Proxy};
 pub use section::{Effect, Key, Setting};
 
 use document::Node;
@@ -161,6 +164,8 @@ pub struct Http {
     pub locations: Locations,
     /// The path below which the whole API lies: empty, or `/so/me/thing` without a slash at its end.
     pub prefix: String,
+    /// Who is believed about who called, and where.
+    pub trusted_proxies: Vec<Proxy>,
     /// Headers that every response carries besides its own.
     pub headers: HeaderMap,
     /// How long requests under way may take to finish once the server was asked to stop.
@@ -183,6 +188,7 @@ impl Default for Http {
             secret: None,
             locations: Locations::Relative,
             prefix: String::new(),
+            trusted_proxies: Vec::new(),
             headers: HeaderMap::new(),
             drain_timeout: Duration::from_secs(25),
             limits: Limits::default(),
@@ -216,6 +222,19 @@ pub enum Address {
     },
     /// A socket in the file system.
     Unix(PathBuf),
+}
+
+impl Address {
+    /// Whether nobody but who is on this machine can connect.
+    pub fn is_local(&self) -> bool {
+        match self {
+            Self::EveryInterface { .. } => false,
+            Self::Tcp { host, .. } => {
+                host == "localhost" || host.parse::<IpAddr>().is_ok_and(|address| address.is_loopback())
+            }
+            Self::Unix(_) => true,
+        }
+    }
 }
 
 impl fmt::Display for Address {
@@ -568,12 +587,31 @@ pub struct Log {
     pub fields: Vec<(String, String)>,
     /// Whether there is a line for each request.
     pub access: bool,
+    /// Where pushes, deletions and denials are written down.
+    pub audit: Audit,
 }
 
 impl Default for Log {
     fn default() -> Self {
-        Self { level: LogLevel::Info, format: LogFormat::Auto, fields: Vec::new(), access: true }
+        Self {
+            level: LogLevel::Info,
+            format: LogFormat::Auto,
+            fields: Vec::new(),
+            access: true,
+            audit: Audit::AmongOthers,
+        }
     }
+}
+
+/// Where pushes, deletions and denials are written down.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub enum Audit {
+    /// Nowhere.
+    Off,
+    /// Among the other lines.
+    AmongOthers,
+    /// In a file of their own.
+    File(PathBuf),
 }
 
 /// How important a line is.

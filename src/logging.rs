@@ -56,6 +56,14 @@ pub fn init(log: &Log, traces: Option<&Traces>) {
     tracing_subscriber::registry().with(layer).with(traces.map(Traces::layer)).init();
 }
 
+/// The fields as they follow the opening brace of an object that has others too.
+pub fn json_fields(fields: &[(String, String)]) -> String {
+    let field = |(name, value): &(String, String)| {
+        format!("{}:{},", Value::from(name.as_str()), Value::from(value.as_str()))
+    };
+    fields.iter().map(field).collect()
+}
+
 /// Writes lines as `format` does, with the same fields on each.
 struct Stamped<F> {
     format: F,
@@ -73,10 +81,7 @@ enum Stamp {
 
 impl Stamp {
     fn json(fields: &[(String, String)]) -> Self {
-        let fields: String = fields
-            .iter()
-            .map(|(name, value)| format!("{}:{},", Value::from(name.as_str()), Value::from(value.as_str())))
-            .collect();
+        let fields = json_fields(fields);
         if fields.is_empty() { Self::Nothing } else { Self::Beginning(fields) }
     }
 

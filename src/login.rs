@@ -4,11 +4,12 @@
 //! `system:anonymous`, and may do what bindings give to that user or its group; whoever shows something that is not good is
 //! refused, and never taken for nobody.
 
+mod certificate;
 pub mod challenge;
 
 use std::net::{IpAddr, Ipv4Addr};
 use std::sync::{Arc, LazyLock};
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use auth::{
     Authenticated, AuthenticationError, Authenticators, Credential, Identity, IssueError, RegistryTokens,
@@ -18,7 +19,7 @@ use axum::Router;
 use axum::body::Body;
 use axum::extract::{Request, State};
 use axum::http::request::Parts;
-use axum::http::{HeaderMap, Method, header};
+use axum::http::{HeaderMap, HeaderValue, Method, header};
 use axum::response::{IntoResponse, Response};
 use axum::routing::any;
 use base64::Engine as _;
@@ -26,9 +27,11 @@ use base64::prelude::BASE64_STANDARD;
 use http_body_util::{BodyExt, Limited};
 use serde::Serialize;
 
+use self::certificate::Subject;
 use self::challenge::{Called, Challenge, Reason};
 use crate::api::error::ApiError;
-use crate::server::Peer;
+use crate::audit::AuditLog;
+use crate::server::{Particulars, Peer};
 
 /// Where tokens are given out; OpenShift's clients know the second.
 pub const TOKEN_PATHS: [&str; 2] = ["/token", "/openshift/token"];
@@ -50,6 +53,18 @@ struct Inner {
     authenticators: Authenticators,
     tokens: Arc<RegistryTokens>,
     challenge: Challenge,
+    certificates: Certificates,
+    audit: AuditLog,
+}
+
+/// What a client's certificate, which the TLS handshake has verified, is good for.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Certificates {
+    /// It says who its holder is.
+    NameUsers,
+    /// It lets its holder connect, and no more: where whoever is known may do everything, as with an `htpasswd` that stands alone,
+    /// to connect must not be enough.
+    AdmitConnections,
 }
 
 /// Whom a request comes from.
@@ -66,17 +81,18 @@ impl Caller {
     pub fn anonymous() -> Self {
         Self { identity: Arc::clone(&ANONYMOUS), showed_credential: false }
     }
-
-    /// Whether it is nobody in particular, who may become somebody by logging in.
-    pub fn is_anonymous(&self) -> bool {
-        self.identity.name == ANONYMOUS.name
-    }
 }
 
 impl Login {
     /// Logins by what `authenticators` know. Among them is the one for `tokens`, which the token endpoint gives out.
-    pub fn new(authenticators: Authenticators, tokens: Arc<RegistryTokens>, challenge: Challenge) -> Self {
-        Self(Arc::new(Inner { authenticators, tokens, challenge }))
+    pub fn new(
+        authenticators: Authenticators,
+        tokens: Arc<RegistryTokens>,
+        challenge: Challenge,
+        certificates: Certificates,
+        audit: AuditLog,
+    ) -> Self {
+        Self(Arc::new(Inner { authenticators, tokens, challenge, certificates, audit }))
     }
 
     /// Tells who shows `credential` from the address `source`.
@@ -91,11 +107,11 @@ impl Login {
         self.0.authenticators.identify(credential, source).await
     }
 
-    /// The token endpoint.
-    pub fn router(&self) -> Router {
+    /// The token endpoint, below `prefix` as the API is.
+    pub fn router(&self, prefix: &str) -> Router {
         TOKEN_PATHS
             .iter()
-            .fold(Router::new(), |router, path| router.route(path, any(answer)))
+            .fold(Router::new(), |router, path| router.route(&format!("{prefix}{path}"), any(answer)))
             .with_state(self.clone())
     }
 
@@ -104,15 +120,28 @@ impl Login {
     /// # Errors
     /// [`ApiError::Unauthorized`] if what is shown is not good; [`ApiError::Unavailable`] if that cannot be found out.
     pub async fn caller(&self, request: &Parts) -> Result<Caller, ApiError> {
-        let refused = || self.unauthorized(&Called::by(request), Reason::Invalid);
-        let credential = match credential(&request.headers) {
+        let challenge = || self.0.challenge.header(&Called::by(request), Reason::Invalid);
+        let credential = match self.shown(request) {
             Shown::Nothing => return Ok(Caller::anonymous()),
             Shown::Credential(credential) => credential,
-            Shown::Nonsense => return Err(refused()),
+            Shown::Certificate(Subject { credential, .. }) => credential,
+            Shown::Nonsense => return Err(self.refused(request, NONSENSE, challenge()).await),
         };
         match self.identify(&credential, source(request)).await {
             Ok(known) => Ok(Caller { identity: known.identity, showed_credential: true }),
-            Err(error) => Err(failure(error, refused)),
+            Err(error) => Err(self.failure(request, error, challenge).await),
+        }
+    }
+
+    /// What a request shows: what its header says, or else the certificate of its connection.
+    ///
+    /// The API server looks at the certificate first. Here it often belongs to a machine, which needs it to connect at all, and the
+    /// header to whoever is at work on it: who logs in means to be somebody else than the machine. A header that is not good is
+    /// refused all the same, and never made good by the certificate.
+    fn shown(&self, request: &Parts) -> Shown {
+        match credential(&request.headers) {
+            Shown::Nothing if self.0.certificates == Certificates::NameUsers => of_certificate(request),
+            shown => shown,
         }
     }
 
@@ -123,31 +152,37 @@ impl Login {
 
     /// `GET` and `POST` of the token endpoint: a token for a credential, or one for nobody.
     async fn token(&self, request: Parts, body: Body) -> Result<Response, ApiError> {
-        let refused = || ApiError::Unauthorized { challenge: Challenge::of_passwords() };
         let shown = match request.method {
-            Method::GET | Method::HEAD => credential(&request.headers),
+            Method::GET | Method::HEAD => self.shown(&request),
             // A form has the credential in it; a client that sends both means the form.
             Method::POST => match form(body).await? {
-                Shown::Nothing => credential(&request.headers),
+                Shown::Nothing => self.shown(&request),
                 shown => shown,
             },
             _ => return Err(ApiError::MethodNotAllowed { allow: "GET, HEAD, POST".to_owned() }),
         };
         let (known, shown) = match shown {
-            Shown::Nonsense => return Err(refused()),
+            Shown::Nonsense => {
+                return Err(self.refused(&request, NONSENSE, Challenge::of_passwords()).await);
+            }
             Shown::Nothing => (Authenticated { identity: Arc::clone(&ANONYMOUS), expires: None }, None),
             Shown::Credential(credential) => {
-                let known = self.0.authenticators.identify_for_token(&credential, source(&request)).await;
-                (known.map_err(|error| failure(error, refused))?, credential.token().cloned())
+                (self.known_for_token(&request, &credential).await?, credential.token().cloned())
+            }
+            Shown::Certificate(Subject { credential, expires }) => {
+                let known = self.known_for_token(&request, &credential).await?;
+                (Authenticated { expires: Some(expires), ..known }, None)
             }
         };
         let (token, lifetime) = match self.0.tokens.issue(&known) {
             Ok(issued) => (issued.token, issued.lifetime),
-            Err(IssueError::Expired) => return Err(refused()),
-            // Somebody in very many groups goes on with the token that they have.
-            Err(error @ IssueError::TooLarge) => {
-                (shown.ok_or_else(|| ApiError::Internal(error.into()))?, GIVEN_BACK)
-            }
+            Err(error) => match (error, shown) {
+                // Somebody in very many groups goes on with the token that they have.
+                (IssueError::TooLarge, Some(shown)) => (shown, GIVEN_BACK),
+                (error @ (IssueError::TooLarge | IssueError::Expired), _) => {
+                    return Err(self.refused(&request, &error.to_string(), Challenge::of_passwords()).await);
+                }
+            },
         };
         let token =
             Token { token: token.expose(), access_token: token.expose(), expires_in: lifetime.as_secs() };
@@ -155,7 +190,40 @@ impl Login {
         Ok(([(header::CONTENT_TYPE, "application/json"), (header::CACHE_CONTROL, "no-store")], body)
             .into_response())
     }
+
+    async fn known_for_token(
+        &self,
+        request: &Parts,
+        credential: &Credential,
+    ) -> Result<Authenticated, ApiError> {
+        match self.0.authenticators.identify_for_token(credential, source(request)).await {
+            Ok(known) => Ok(known),
+            Err(error) => Err(self.failure(request, error, Challenge::of_passwords).await),
+        }
+    }
+
+    async fn failure(
+        &self,
+        request: &Parts,
+        error: AuthenticationError,
+        challenge: impl FnOnce() -> HeaderValue,
+    ) -> ApiError {
+        match error {
+            AuthenticationError::Rejected(reason) => self.refused(request, &reason, challenge()).await,
+            AuthenticationError::TooManyFailures { retry_after } => ApiError::TooManyRequests { retry_after },
+            error @ AuthenticationError::Unavailable(_) => ApiError::Unavailable(error.into()),
+        }
+    }
+
+    /// The answer to whoever shows something that is not good, once that is in the audit log.
+    async fn refused(&self, request: &Parts, reason: &str, challenge: HeaderValue) -> ApiError {
+        self.0.audit.refused(request, reason).await;
+        ApiError::Unauthorized { challenge }
+    }
 }
+
+/// Why something was refused that is no credential.
+const NONSENSE: &str = "what is shown cannot be read";
 
 /// The answer of the token endpoint. When it was made is left out: a clock that is off would end it early.
 #[derive(Serialize)]
@@ -175,6 +243,7 @@ async fn answer(State(login): State<Login>, request: Request) -> Response {
 enum Shown {
     Nothing,
     Credential(Credential),
+    Certificate(Subject),
     /// Something that nobody can read.
     Nonsense,
 }
@@ -212,6 +281,16 @@ fn credential(headers: &HeaderMap) -> Shown {
     }
 }
 
+/// Reads the certificate of the connection. One that has ended since it began is no longer good.
+fn of_certificate(request: &Parts) -> Shown {
+    let peer = request.extensions.get::<Arc<Peer>>();
+    let Some(certificate) = peer.and_then(|peer| peer.certificates.first()) else { return Shown::Nothing };
+    match Subject::of(certificate).filter(|subject| subject.expires > SystemTime::now()) {
+        Some(subject) => Shown::Certificate(subject),
+        None => Shown::Nonsense,
+    }
+}
+
 /// Reads the form of an OAuth2 token request: a password, or a token in place of what OAuth2 calls a refresh token.
 async fn form(body: Body) -> Result<Shown, ApiError> {
     let bytes = match Limited::new(body, MAX_FORM_BYTES).collect().await {
@@ -241,17 +320,6 @@ async fn form(body: Body) -> Result<Shown, ApiError> {
 
 /// Where a request comes from; a Unix socket is this machine.
 fn source(request: &Parts) -> IpAddr {
-    let peer = request.extensions.get::<Arc<Peer>>();
-    peer.and_then(|peer| peer.address).map_or(IpAddr::V4(Ipv4Addr::LOCALHOST), |address| address.ip())
-}
-
-fn failure(error: AuthenticationError, refused: impl FnOnce() -> ApiError) -> ApiError {
-    match error {
-        AuthenticationError::Rejected(reason) => {
-            tracing::info!(reason, "a credential was refused");
-            refused()
-        }
-        AuthenticationError::TooManyFailures { retry_after } => ApiError::TooManyRequests { retry_after },
-        error @ AuthenticationError::Unavailable(_) => ApiError::Unavailable(error.into()),
-    }
+    let particulars = request.extensions.get::<Arc<Particulars>>();
+    particulars.and_then(|particulars| particulars.client_address()).unwrap_or(Ipv4Addr::LOCALHOST.into())
 }

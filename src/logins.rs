@@ -1,22 +1,24 @@
 //! Logins as a configuration has them: what it names is read, connected and put together.
 
+use std::path::PathBuf;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
 use auth::bindings::{Folder, WatchedBindings};
 use auth::{
-    AccessReviews, Accounts, AnyUser, ApiServerTokens, Attempts, AuthenticatorOptions, Authenticators,
-    Authorizer, Clock, Cluster, ConfirmedAccounts, Files, Htpasswd, Issuer, IssuerName, KeySet,
-    PublishedKeys, RegistryTokenKeys, RegistryTokens, ServiceAccounts, TokenReviews, TokenRules, TokensFile,
-    WatchedAccounts,
+    AccessReviews, Accounts, AnyUser, ApiServerTokens, Attempts, Authenticator, AuthenticatorOptions,
+    Authenticators, Authorizer, Clock, Cluster, ConfirmedAccounts, Files, Htpasswd, Issuer, IssuerName,
+    KeySet, PublishedKeys, RegistryTokenKeys, RegistryTokens, ServiceAccounts, TokenReviews, TokenRules,
+    TokensFile, WatchedAccounts,
 };
 use futures_util::future::join_all;
 use http::Uri;
 
+use crate::audit::AuditLog;
 use crate::config::{self, ClusterPermission, Keys, Locations, Permission};
 use crate::login::challenge::Challenge;
-use crate::login::{Login, TOKEN_PATHS};
+use crate::login::{Certificates, Login};
 
 /// How long the API server goes on to know a token that is not good any more, and how long [`Authenticators`] do.
 const REMEMBERED_ELSEWHERE: Duration = Duration::from_secs(20);
@@ -36,30 +38,85 @@ pub struct Logins {
 /// Runs until it is dropped.
 pub type Upkeep = Pin<Box<dyn Future<Output = ()> + Send>>;
 
+/// What decides, and who is asked.
+enum Authority {
+    Users,
+    Folder(PathBuf),
+    Cluster(Cluster, config::Cluster),
+}
+
+impl Authority {
+    async fn of(permission: &Permission) -> anyhow::Result<Self> {
+        Ok(match permission {
+            Permission::Users => Self::Users,
+            Permission::Folder(path) => Self::Folder(path.clone()),
+            Permission::Cluster(wanted) => {
+                let cluster = Cluster::connect(wanted.kubeconfig.as_deref(), wanted.outage).await?;
+                tracing::info!(address = cluster.address(), "who is who is asked of a cluster");
+                Self::Cluster(cluster, wanted.clone())
+            }
+        })
+    }
+
+    fn cluster(&self) -> Option<&Cluster> {
+        match self {
+            Self::Cluster(cluster, _) => Some(cluster),
+            Self::Users | Self::Folder(_) => None,
+        }
+    }
+
+    /// Who decides what somebody may.
+    fn authorizer(&self, files: &Files, upkeep: &mut Vec<Upkeep>) -> anyhow::Result<Arc<dyn Authorizer>> {
+        Ok(match self {
+            Self::Users => Arc::new(AnyUser::new()),
+            Self::Folder(path) => {
+                let folder = Folder::open(path)?;
+                let authorizer = folder.authorizer();
+                folder.reread_with(files);
+                authorizer
+            }
+            Self::Cluster(cluster, wanted) => match wanted.permission {
+                ClusterPermission::Bindings => {
+                    let (bindings, watching) = WatchedBindings::watch(cluster)?;
+                    upkeep.push(Box::pin(watching));
+                    Arc::new(bindings)
+                }
+                ClusterPermission::AccessReviews => Arc::new(AccessReviews::new(cluster.clone())?),
+            },
+        })
+    }
+}
+
 impl Logins {
-    /// Reads what the configuration names, and connects to the cluster if it asks one, which need not answer yet.
+    /// Reads what the configuration names, and connects to the cluster if it asks one, which need not answer yet. The token
+    /// endpoint is at the path `token_path`, and credentials that are refused are written into `audit`.
     ///
     /// # Errors
     /// When something cannot be read, or is wrong.
-    pub async fn prepare(settings: &config::Login, locations: &Locations) -> anyhow::Result<Self> {
-        let realm = settings.realm.clone().or_else(|| locations.host().cloned());
-        let cluster = match &settings.permission {
-            Permission::Users | Permission::Folder(_) => None,
-            Permission::Cluster(cluster) => {
-                let connected = Cluster::connect(cluster.kubeconfig.as_deref(), cluster.outage).await?;
-                tracing::info!(address = connected.address(), "asking the API server");
-                Some(connected)
-            }
-        };
+    pub async fn prepare(
+        settings: &config::Login,
+        locations: &Locations,
+        token_path: String,
+        audit: AuditLog,
+    ) -> anyhow::Result<Self> {
         let settings = settings.clone();
-        tokio::task::spawn_blocking(move || Self::read(&settings, realm, cluster)).await?
+        let realm = settings.realm.clone().or_else(|| locations.host().cloned());
+        let authority = Authority::of(&settings.permission).await?;
+        let read = move || Self::read(&settings, &authority, realm, token_path, audit);
+        tokio::task::spawn_blocking(read).await?
     }
 
     /// It blocks.
-    fn read(settings: &config::Login, realm: Option<Uri>, cluster: Option<Cluster>) -> anyhow::Result<Self> {
+    fn read(
+        settings: &config::Login,
+        authority: &Authority,
+        realm: Option<Uri>,
+        token_path: String,
+        audit: AuditLog,
+    ) -> anyhow::Result<Self> {
         let (clock, files) = (Clock::system(), Files::new());
         let mut upkeep: Vec<Upkeep> = Vec::new();
-        let accounts = cluster.as_ref().map(|cluster| {
+        let accounts = authority.cluster().map(|cluster| {
             let (accounts, watching) = WatchedAccounts::watch(cluster);
             upkeep.push(Box::pin(watching));
             Arc::new(accounts) as Arc<dyn Accounts>
@@ -68,32 +125,27 @@ impl Logins {
             Some(path) => RegistryTokenKeys::from_file(path, &files)?,
             None => RegistryTokenKeys::random()?,
         };
-        let audience = realm.as_ref().and_then(Uri::authority).map_or("wharf", |host| host.as_str());
-        let tokens = Arc::new(RegistryTokens::new(
-            token_keys,
-            audience.to_owned(),
-            settings.token_lifetime,
-            accounts.clone(),
-            clock.clone(),
-        ));
-        let mut authenticators = Authenticators::new(&AuthenticatorOptions::default(), clock.clone())?
-            .then(tokens.clone(), Attempts::Unlimited);
-        let of_accounts = service_accounts(settings, cluster.as_ref(), &files, clock)?;
-        let reviews = match (&settings.permission, &cluster, accounts) {
-            (Permission::Cluster(wanted), Some(cluster), Some(accounts)) => {
+        let audience =
+            realm.as_ref().and_then(Uri::authority).map_or("wharf", |host| host.as_str()).to_owned();
+        let lifetime = settings.token_lifetime;
+        let tokens =
+            Arc::new(RegistryTokens::new(token_keys, audience, lifetime, accounts.clone(), clock.clone()));
+        let reviews = match (authority, accounts) {
+            (Authority::Cluster(cluster, wanted), Some(accounts)) => {
                 let audiences = [&settings.audiences[..], &settings.api_server_audiences].concat();
                 let known_for = wanted.revocation.saturating_sub(REMEMBERED_ELSEWHERE);
                 Some(Arc::new(TokenReviews::new(cluster.clone(), accounts, audiences, known_for)?))
             }
             _ => None,
         };
-        authenticators = match &reviews {
-            Some(reviews) => {
-                let confirmed = ConfirmedAccounts::new(of_accounts, Arc::clone(reviews));
-                authenticators.then(Arc::new(confirmed), Attempts::Unlimited)
-            }
-            None => authenticators.then(Arc::new(of_accounts), Attempts::Unlimited),
+        let verified = service_accounts(settings, authority.cluster(), &files, clock.clone())?;
+        let of_accounts: Arc<dyn Authenticator> = match &reviews {
+            Some(reviews) => Arc::new(ConfirmedAccounts::new(verified, Arc::clone(reviews))),
+            None => Arc::new(verified),
         };
+        let mut authenticators = Authenticators::new(&AuthenticatorOptions::default(), clock)?
+            .then(tokens.clone(), Attempts::Unlimited)
+            .then(of_accounts, Attempts::Unlimited);
         if let Some(path) = &settings.tokens {
             let known = Arc::new(TokensFile::read(path, &files)?);
             authenticators = authenticators.then(known, Attempts::Limited);
@@ -102,35 +154,26 @@ impl Logins {
             let users = Arc::new(Htpasswd::read(path, &files)?);
             authenticators = authenticators.then(users, Attempts::Limited);
         }
-        // Last, so that no password of somebody else's is sent to it.
+        // Behind those, so that none of their passwords is sent to the cluster.
         if let Some(reviews) = reviews {
             authenticators = authenticators.then(reviews, Attempts::Limited);
         }
-        let authorizer: Arc<dyn Authorizer> = match (&settings.permission, &cluster) {
-            (Permission::Folder(path), _) => {
-                let folder = Folder::open(path)?;
-                let authorizer = folder.authorizer();
-                folder.reread_with(&files);
-                authorizer
+        let certificates = match authority {
+            Authority::Users => Certificates::AdmitConnections,
+            Authority::Folder(_) | Authority::Cluster(..) => {
+                authenticators = authenticators.then(Arc::new(auth::Certificates), Attempts::Unlimited);
+                Certificates::NameUsers
             }
-            (Permission::Cluster(config::Cluster { permission, .. }), Some(cluster)) => match permission {
-                ClusterPermission::Bindings => {
-                    let (bindings, watching) = WatchedBindings::watch(cluster)?;
-                    upkeep.push(Box::pin(watching));
-                    Arc::new(bindings)
-                }
-                ClusterPermission::AccessReviews => Arc::new(AccessReviews::new(cluster.clone())?),
-            },
-            (Permission::Users | Permission::Cluster(_), _) => Arc::new(AnyUser::new()),
         };
-        let challenge = Challenge::new(settings.challenge, realm, TOKEN_PATHS[0].to_owned());
-        let login = Login::new(authenticators, tokens, challenge);
+        let authorizer = authority.authorizer(&files, &mut upkeep)?;
+        let challenge = Challenge::new(settings.challenge, realm, token_path);
+        let login = Login::new(authenticators, tokens, challenge, certificates, audit);
         let files = Arc::new(files);
-        upkeep.push(Box::pin(async move { files.keep_current().await }));
+        upkeep.push(Box::pin(files.keep_current()));
         let upkeep = Box::pin(async {
             join_all(upkeep).await;
         });
-        Ok(Self { login, authorizer, cluster, upkeep })
+        Ok(Self { login, authorizer, cluster: authority.cluster().cloned(), upkeep })
     }
 }
 

@@ -9,6 +9,7 @@ mod limits;
 mod listener;
 mod page_cache;
 mod patient_streams;
+mod proxies;
 mod record;
 mod request;
 mod sendfile;
@@ -32,6 +33,7 @@ use self::limits::{ConnectionLimit, RequestLimit};
 pub use self::listener::BoundAddress;
 use self::listener::Listener;
 use self::patient_streams::PatientStreams;
+use self::proxies::Proxies;
 pub use self::record::{ACCESS_LOG, Particulars};
 pub use self::request::{Peer, REQUEST_ID};
 pub use self::sendfile::SendfileQueue;
@@ -208,6 +210,7 @@ struct Shared {
     metrics: Metrics,
     metrics_path: Option<String>,
     headers: HeaderMap,
+    proxies: Proxies,
     h2c: bool,
     header_timeout: Duration,
     idle_body_timeout: Duration,
@@ -242,6 +245,7 @@ impl Shared {
             metrics,
             metrics_path: http.metrics.clone(),
             headers: http.headers.clone(),
+            proxies: Proxies::new(http.trusted_proxies.clone()),
             h2c: http.h2c,
             header_timeout: limits.header_timeout,
             idle_body_timeout: limits.idle_body_timeout,

@@ -1,5 +1,6 @@
 //! What the stories stand on: a registry of their own, people who use it, and the programs that a machine may lack.
 
+pub(crate) mod authority;
 pub(crate) mod cluster;
 pub(crate) mod image;
 pub(crate) mod paper_cluster;
@@ -16,6 +17,7 @@ use std::time::Duration;
 
 use tokio::time::{sleep, timeout};
 
+pub(crate) use authority::Authority;
 pub(crate) use cluster::Cluster;
 pub(crate) use image::{Image, Layer};
 pub(crate) use paper_cluster::PaperCluster;

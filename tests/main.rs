@@ -5,6 +5,7 @@
 mod api;
 mod clients;
 mod conformance;
+mod documentation;
 mod faults;
 mod harness;
 mod kubernetes;

@@ -1,12 +1,15 @@
 //! What people live through.
 
+mod audit;
 mod can_i;
+mod certificates;
 mod configuration;
 mod credential_provider;
 mod limits;
 mod logs;
 mod metrics;
 mod permission;
+mod proxies;
 mod ranges;
 mod restarts;
 mod traces;

@@ -42,7 +42,7 @@ pub struct Everyone(Arc<str>);
 impl Everyone {
     /// An authorizer that never says no.
     pub fn new() -> Self {
-        Self("the configuration, which has no `auth`".into())
+        Self("the configuration, which lets everybody do everything".into())
     }
 }
 

@@ -11,8 +11,7 @@ use async_trait::async_trait;
 use crate::identity::is_reserved;
 use crate::{Authenticated, AuthenticationError, Authenticator, Credential, Identity};
 
-/// Knows whom a client certificate names. The TLS handshake has verified its signature and its times; a connection that is
-/// open stays good.
+/// Knows whom a client certificate names. The TLS handshake has verified its signature and its times.
 #[derive(Clone, Copy, Debug)]
 pub struct Certificates;
 

@@ -51,6 +51,11 @@ impl Identity {
             self.groups.push(AUTHENTICATED.to_owned());
         }
     }
+
+    /// Whether it is nobody in particular, who may become somebody by logging in.
+    pub fn is_anonymous(&self) -> bool {
+        self.name == ANONYMOUS
+    }
 }
 
 /// Whether a name is one that only Kubernetes gives, such as `system:masters` or that of a service account. Files and

@@ -18,6 +18,7 @@ use crate::access::{DeleteAccess, PullAccess};
 use crate::api::conditions::Conditions;
 use crate::api::error::ApiError;
 use crate::api::names_of;
+use crate::audit::Deed;
 use crate::server::{FileBody, SendfileQueue};
 
 const OCTETS: &str = "application/octet-stream";
@@ -76,6 +77,7 @@ pub(super) async fn head_blob(
 /// `DELETE /v2/<name>/blobs/<digest>`: takes a blob out of the repository.
 pub(super) async fn delete_blob(access: DeleteAccess, digest: Digest) -> Result<Response, ApiError> {
     if access.delete_blob(&digest).await? {
+        access.was_used(Deed { digest: Some(&digest), ..Deed::default() }).await;
         Ok(StatusCode::ACCEPTED.into_response())
     } else {
         Err(ApiError::BlobUnknown(digest))

@@ -25,7 +25,10 @@ impl Urls {
     pub(super) fn base(&self, request: &Parts) -> Base {
         Base(match &self.locations {
             Locations::Relative => self.prefix.clone(),
-            Locations::FromRequest => origin(request).unwrap_or_default() + &self.prefix,
+            Locations::FromRequest => match called(request) {
+                Some((scheme, host)) => format!("{scheme}://{host}{}", self.prefix),
+                None => self.prefix.clone(),
+            },
             Locations::Below(url) => {
                 let origin = url.to_string();
                 let prefix = if url.path() == "/" { &self.prefix } else { "" };
@@ -35,7 +38,7 @@ impl Urls {
     }
 
     /// What the path in a `Link` begins with. It is always a path: crane refuses one that names a host under another name.
-    pub(super) fn path(&self) -> &str {
+    pub fn path(&self) -> &str {
         match &self.locations {
             Locations::Below(url) if url.path() != "/" => url.path().trim_end_matches('/'),
             Locations::Below(_) | Locations::FromRequest | Locations::Relative => &self.prefix,
@@ -53,8 +56,9 @@ impl Base {
 }
 
 /// The scheme and host that the client used, as proxies tell it, or else the request itself. A proxy that writes `Forwarded`
-/// is not asked for the older headers, as in distribution.
-fn origin(request: &Parts) -> Option<String> {
+/// is not asked for the older headers, as in distribution. Where the configuration names proxies that are to be believed, the
+/// server has taken out what others say.
+pub fn called(request: &Parts) -> Option<(Scheme, Authority)> {
     let headers = &request.headers;
     let (host, scheme) = match headers.get(header::FORWARDED).and_then(|header| header.to_str().ok()) {
         Some(header) => (forwarded(header, "host"), forwarded(header, "proto")),
@@ -70,7 +74,7 @@ fn origin(request: &Parts) -> Option<String> {
         // HTTP/2 names it in the request; for HTTP/1.1 the connection knows.
         _ => request.uri.scheme().or_else(|| request.extensions.get()).cloned().unwrap_or(Scheme::HTTP),
     };
-    Some(format!("{scheme}://{authority}"))
+    Some((scheme, authority))
 }
 
 /// The first element of a header: each proxy on the way appends one.

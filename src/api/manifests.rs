@@ -1,5 +1,7 @@
 //! Manifests: pulled and pushed by tag or digest, and deleted.
 
+use std::slice;
+
 use axum::body::Body;
 use axum::http::request::Parts;
 use axum::http::{HeaderName, HeaderValue, StatusCode, header};
@@ -15,6 +17,7 @@ use crate::api::endpoint::Endpoint;
 use crate::api::error::ApiError;
 use crate::api::query::Query;
 use crate::api::{Api, created, digest_value, names_of};
+use crate::audit::{Act, Deed};
 
 /// How many tags one push may set.
 const MOST_TAGS: usize = 100;
@@ -82,6 +85,7 @@ pub(super) async fn put_manifest(
     api.clone()
         .mutate(async move {
             let (manifest, digest, bytes) = parse(kind, bytes, claimed).await?;
+            let size_bytes = bytes.len() as u64;
             check_urls(&api, &manifest)?;
             access
                 .put_manifest(&manifest, bytes, &digest, &tags, api.0.options.missing_references.clone())
@@ -90,6 +94,14 @@ pub(super) async fn put_manifest(
                     PutManifestError::Missing(digests) => ApiError::ManifestBlobUnknown(digests),
                     PutManifestError::Backend(error) => error.into(),
                 })?;
+            let deed = Deed {
+                digest: Some(&digest),
+                tags: &tags,
+                media_type: Some(manifest.media_type().as_str()),
+                size_bytes: Some(size_bytes),
+                ..Deed::default()
+            };
+            access.was_used(Act::Push, deed).await;
             let repository = access.repository().clone();
             let endpoint = Endpoint::Manifest { repository, reference: Reference::Digest(digest) };
             let mut response = created(&base, &endpoint, &digest);
@@ -110,17 +122,25 @@ pub(super) async fn put_manifest(
 /// `DELETE /v2/<name>/manifests/<digest>`: removes a manifest, and the tags that point at it.
 pub(super) async fn delete_manifest(access: DeleteAccess, digest: Digest) -> Result<Response, ApiError> {
     let existed = access.delete_manifest(&digest).await?;
-    deleted(&access, existed, &digest.to_string())
+    let deed = Deed { digest: Some(&digest), ..Deed::default() };
+    deleted(&access, existed, &digest.to_string(), deed).await
 }
 
 /// `DELETE /v2/<name>/manifests/<tag>`: removes a tag, and nothing else.
 pub(super) async fn delete_tag(access: DeleteAccess, tag: Tag) -> Result<Response, ApiError> {
     let existed = access.delete_tag(&tag).await?;
-    deleted(&access, existed, tag.as_str())
+    let deed = Deed { tags: slice::from_ref(&tag), ..Deed::default() };
+    deleted(&access, existed, tag.as_str(), deed).await
 }
 
-fn deleted(access: &DeleteAccess, existed: bool, reference: &str) -> Result<Response, ApiError> {
+async fn deleted(
+    access: &DeleteAccess,
+    existed: bool,
+    reference: &str,
+    deed: Deed<'_>,
+) -> Result<Response, ApiError> {
     if existed {
+        access.was_used(deed).await;
         return Ok(StatusCode::ACCEPTED.into_response());
     }
     let repository = access.repository().clone();

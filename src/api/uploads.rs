@@ -2,6 +2,7 @@
 
 pub mod state;
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use auth::Identity;
@@ -21,6 +22,7 @@ use crate::api::error::{ApiError, UPLOAD_UUID, UploadEnd};
 use crate::api::location::Base;
 use crate::api::query::Query;
 use crate::api::{Api, created};
+use crate::audit::{Act, Asker, Deed};
 
 /// How long a request waits for the one that still holds its upload: a client that was cut off is often back before the server has
 /// noticed, and must neither be refused nor be told an end that is about to move.
@@ -42,7 +44,7 @@ pub(super) struct Target {
 pub(super) async fn begin_upload(
     api: &Api,
     access: PushAccess,
-    caller: &Identity,
+    caller: &Arc<Identity>,
     request: Parts,
     body: Body,
 ) -> Result<Response, ApiError> {
@@ -50,7 +52,8 @@ pub(super) async fn begin_upload(
     let base = api.0.options.urls.base(&request);
     let access = match query.first("mount").and_then(|digest| digest.parse().ok()) {
         Some(digest) => {
-            match mount_blob(api, &base, access, caller, query.first("from").as_deref(), digest).await? {
+            let asker = Asker { caller, request: &request };
+            match mount_blob(api, &base, access, asker, query.first("from").as_deref(), digest).await? {
                 Mounted::Yes(response) => return Ok(response),
                 Mounted::No(access) => access,
             }
@@ -121,7 +124,7 @@ async fn mount_blob(
     api: &Api,
     base: &Base,
     access: PushAccess,
-    caller: &Identity,
+    asker: Asker<'_>,
     from: Option<&str>,
     digest: Digest,
 ) -> Result<Mounted, ApiError> {
@@ -129,7 +132,7 @@ async fn mount_blob(
     let source = match from.map(str::parse::<RepositoryName>) {
         None => None,
         Some(Err(_)) => return Ok(Mounted::No(access)),
-        Some(Ok(from)) => match gate.pull(caller, from).await {
+        Some(Ok(from)) => match gate.pull(asker, from).await {
             Ok(source) => Some(source),
             Err(ApiError::Denied { .. }) => return Ok(Mounted::No(access)),
             Err(error) => return Err(error),
@@ -137,7 +140,7 @@ async fn mount_blob(
     };
     let anywhere = match source {
         Some(_) => None,
-        None => gate.any_repository(caller).await?,
+        None => gate.any_repository(asker.caller).await?,
     };
     let base = base.clone();
     api.mutate(async move {
@@ -149,6 +152,8 @@ async fn mount_blob(
         if !mounted {
             return Ok(Mounted::No(access));
         }
+        let from = source.as_ref().map(|source| source.repository());
+        access.was_used(Act::Mount, Deed { digest: Some(&digest), from, ..Deed::default() }).await;
         let blob = Endpoint::Blob { repository: access.repository().clone(), digest };
         Ok(Mounted::Yes(created(&base, &blob, &digest)))
     })
@@ -240,8 +245,11 @@ impl Target {
     }
 
     async fn finish(&self, upload: Upload, digest: Digest) -> Result<Response, ApiError> {
+        let size_bytes = upload.offset();
         match upload.finish(&digest).await {
             Ok(()) => {
+                let deed = Deed { digest: Some(&digest), size_bytes: Some(size_bytes), ..Deed::default() };
+                self.access.was_used(Act::Push, deed).await;
                 let blob = Endpoint::Blob { repository: self.access.repository().clone(), digest };
                 Ok(created(&self.base, &blob, &digest))
             }

@@ -22,6 +22,7 @@ use storage::{RepositoryName, Tag};
 
 use super::File;
 use crate::access::rights;
+use crate::audit::AuditLog;
 use crate::config::{Auth, ClusterPermission, Config, Deletion, Mode, Permission};
 use crate::logins::Logins;
 
@@ -117,7 +118,8 @@ async fn who(question: &Question, config: &Config) -> anyhow::Result<Arc<Identit
     };
     let text = std::fs::read_to_string(path).with_context(|| format!("cannot read {}", path.display()))?;
     let credential = Credential::Token(Secret::new(text.trim()));
-    let login = Logins::prepare(settings, &config.http.locations).await?.login;
+    let login =
+        Logins::prepare(settings, &config.http.locations, String::new(), AuditLog::off()).await?.login;
     let known = login.identify(&credential, IpAddr::V4(Ipv4Addr::LOCALHOST)).await;
     Ok(known.with_context(|| format!("nobody logs in with what {} holds", path.display()))?.identity)
 }

@@ -20,8 +20,10 @@ use crate::api::location::Urls;
 use crate::api::page::PageSizes;
 use crate::api::uploads::state::StateKey;
 use crate::api::{Api, ApiOptions};
+use crate::audit::AuditLog;
 use crate::config::{self, Auth, Config, Http, Mode, PurgeAction, Purging};
 use crate::health::Readiness;
+use crate::login::TOKEN_PATHS;
 use crate::logins::Logins;
 use crate::metrics::{Measured, Metrics};
 use crate::server::Server;
@@ -39,6 +41,11 @@ pub async fn serve(config: Config) -> anyhow::Result<()> {
     let counters = Arc::new(Counters::default());
     let backend = Arc::new(Surrounded::new(backend, Arc::clone(&counters)));
     let registry = Registry::new(backend, registry_options(&config));
+    let audit = {
+        let log = config.log.clone();
+        let opened = tokio::task::spawn_blocking(move || AuditLog::open(&log)).await?;
+        opened.context("the audit log cannot be written")?
+    };
     let mut background = JoinSet::new();
     let (authorizer, login, cluster) = match &config.auth {
         Auth::Anyone => {
@@ -46,12 +53,14 @@ pub async fn serve(config: Config) -> anyhow::Result<()> {
             (everyone, None, None)
         }
         Auth::Login(settings) => {
-            let logins = Logins::prepare(settings, &config.http.locations).await?;
+            let locations = &config.http.locations;
+            let token_path = urls(&config.http).path().to_owned() + TOKEN_PATHS[0];
+            let logins = Logins::prepare(settings, locations, token_path, audit.clone()).await?;
             background.spawn(logins.upkeep);
             (logins.authorizer, Some(logins.login), logins.cluster)
         }
     };
-    let api = Api::new(Gate::new(authorizer, registry.clone()), login.clone(), api_options(&config));
+    let api = Api::new(Gate::new(authorizer, registry.clone(), audit), login.clone(), api_options(&config));
     let readiness = Readiness::new(cluster);
     let metrics = Metrics::default();
     let measured = Measured {
@@ -67,7 +76,7 @@ pub async fn serve(config: Config) -> anyhow::Result<()> {
     };
     let mut router = api.router().merge(watched(&config.http.metrics));
     if let Some(login) = &login {
-        router = router.merge(login.router());
+        router = router.merge(login.router(&config.http.prefix));
     }
     let server = Server::bind(&config.http, metrics.clone()).await?;
     let management = match config.http.management.clone() {
@@ -89,6 +98,9 @@ pub async fn serve(config: Config) -> anyhow::Result<()> {
 
     for url in server.urls() {
         tracing::info!("listening on {url}");
+    }
+    if config.auth == Auth::Anyone {
+        tracing::warn!("nobody has to log in: whoever can connect may push, pull and delete");
     }
     if let Some((management, router)) = management {
         for url in management.urls() {
@@ -114,6 +126,10 @@ pub async fn serve(config: Config) -> anyhow::Result<()> {
     background.shutdown().await;
     tracing::info!("stopped");
     Ok(())
+}
+
+fn urls(http: &Http) -> Urls {
+    Urls { locations: http.locations.clone(), prefix: http.prefix.clone() }
 }
 
 fn open_backend(storage: &config::Storage) -> anyhow::Result<Arc<dyn Backend>> {
@@ -160,7 +176,7 @@ fn api_options(config: &Config) -> ApiOptions {
         foreign_urls: config.validation.urls.clone(),
         catalog_pages: PageSizes { default: CATALOG_PAGE.min(most), most },
         tag_pages: PageSizes { default: tags, most: tags },
-        urls: Urls { locations: config.http.locations.clone(), prefix: config.http.prefix.clone() },
+        urls: urls(&config.http),
         state_key: config.http.secret.as_ref().map(|secret| StateKey::new(secret.expose().as_bytes())),
     }
 }

@@ -14,10 +14,10 @@ use super::document::Node;
 use super::section::Section;
 use super::value::{Choice, NonZeroSize, Size, Suite, UrlPath};
 use super::{
-    Address, Auth, Backend, Caches, Catalog, Challenge, ClientCertificates, Cluster, ClusterPermission,
-    Concurrency, Config, Deletion, ForeignUrls, Health, Http, Issuer, Keys, Limits, Listener, Locations, Log,
-    Login, Management, Mode, Permission, PurgeAction, Purging, Redirects, Storage, StorageCheck, Sync, Tags,
-    Tls, TlsVersion, Uploads, Validation, Volume,
+    Address, Audit, Auth, Backend, Caches, Catalog, Challenge, ClientCertificates, Cluster,
+    ClusterPermission, Concurrency, Config, Deletion, ForeignUrls, Health, Http, Issuer, Keys, Limits,
+    Listener, Locations, Log, Login, Management, Mode, Permission, PurgeAction, Purging, Redirects, Storage,
+    StorageCheck, Sync, Tags, Tls, TlsVersion, Uploads, Validation, Volume,
 };
 
 impl Config {
@@ -28,12 +28,17 @@ impl Config {
         let (http, uploads) = root.section("http", |http| {
             Http::read(http, openshift.requests, defaults.http, defaults.storage.uploads)
         });
+        let mut is_said = false;
         let config = Self {
             http,
             storage: root.section("storage", |storage| {
                 Storage::read(storage, openshift.blob_repository_ttl, Storage { uploads, ..defaults.storage })
             }),
-            auth: root.section("auth", |auth| Auth::read(auth, &openshift)),
+            auth: root.section("auth", |auth| {
+                let said = Auth::read(auth, &openshift);
+                is_said = said.is_some();
+                said.unwrap_or_default()
+            }),
             validation: root.section("validation", |section| Validation::read(section, defaults.validation)),
             catalog: root.section("catalog", |section| Catalog::read(section, defaults.catalog)),
             tags: root.section("tags", |section| Tags::read(section, defaults.tags)),
@@ -48,6 +53,17 @@ impl Config {
                 })
             }),
         };
+        if !is_said
+            && let Some(open) = config.http.listeners.iter().find(|listener| !listener.address.is_local())
+        {
+            // A registry that anybody may write to is not something to be had by leaving a line out.
+            let what = format!(
+                "it is missing, and others than this machine can connect to \"{}\"; say who may come in, as \"auth.kubernetes\" or \
+                 \"auth.htpasswd\" does, or write \"auth: none\" (REGISTRY_AUTH=none) to let everybody push, pull and delete",
+                open.address
+            );
+            root.problem("auth", what);
+        }
         root.ignored("notifications", "Wharf sends no events; the log has a line for each request");
         root.ignored("proxy", "Wharf does not fetch from other registries: it serves what was pushed to it");
         root.ignored("middleware", "Wharf serves blobs itself, without CDN, and has no plug-ins");
@@ -112,6 +128,10 @@ impl Http {
             true,
             "Whether `Location` is a path. If not, it begins with the scheme and host that the client used, as `Forwarded` or `X-Forwarded-Proto` and `X-Forwarded-Host` tell. Distribution's default is false.",
         );
+        let trusted_proxies = http.list(
+            "trustedproxies",
+            "Networks such as `10.0.0.0/8`, and `unix` for a socket, whose proxies are believed: the last address in `X-Forwarded-For` that is not one of theirs is the client, and clients are sent where these say that they called. Of others such headers are forgotten then. Without a list the address of the connection is the client, and only `Location` follows such headers.",
+        );
         let UrlPath(prefix) =
             http.get("prefix", UrlPath(defaults.prefix), "The path below which the API lies.");
         let secret = http.secret(
@@ -150,6 +170,7 @@ impl Http {
                 (None, false) => Locations::FromRequest,
             },
             prefix,
+            trusted_proxies,
             headers: headers
                 .into_iter()
                 .flat_map(|(name, values)| values.into_iter().map(move |value| (name.clone(), value)))
@@ -535,12 +556,14 @@ impl Caches {
 }
 
 impl Auth {
-    fn read<'n>(auth: &mut Section<'n, '_>, openshift: &OpenShift<'n>) -> Self {
+    /// Gives nothing if nothing is said.
+    fn read<'n>(auth: &mut Section<'n, '_>, openshift: &OpenShift<'n>) -> Option<Self> {
         const TOKENS: &str = "tokens of another server are not read; let clients log in with their tokens of the cluster, as \"auth.kubernetes\" has it";
-        let open = auth.mark("none", "Lets everybody in, for everything; so does no `auth` at all.");
+        let open = auth.mark("none", "Lets everybody in, for everything. Without any `auth` so it is where only this machine can connect; elsewhere that is an error.");
         let (has_kubernetes, has_htpasswd) = (auth.has("kubernetes"), auth.has("htpasswd"));
-        auth.refused("token", TOKENS);
-        auth.refused("silly", "it lets in whoever sends any header; write \"auth: none\" if that is meant");
+        let mut refused = auth.refused("token", TOKENS);
+        refused |= auth
+            .refused("silly", "it lets in whoever sends any header; write \"auth: none\" if that is meant");
         let users: Option<PathBuf> = auth.section("htpasswd", |htpasswd| {
             htpasswd.ignored("realm", "clients show it to nobody; Wharf's is \"Wharf\"");
             let path = htpasswd.optional(
@@ -573,7 +596,10 @@ impl Auth {
         if open && (has_cluster || has_htpasswd) {
             auth.problem("none", "logins are configured beside it; remove one of the two".to_owned());
         }
-        if has_cluster || has_htpasswd { Self::Login(Box::new(login)) } else { Self::Anyone }
+        if has_cluster || has_htpasswd {
+            return Some(Self::Login(Box::new(login)));
+        }
+        (open || refused).then_some(Self::Anyone)
     }
 }
 
@@ -858,10 +884,26 @@ impl Log {
             let access = log.section("accesslog", |access| {
                 !access.get("disabled", !defaults.access, "Whether requests are not logged.")
             });
+            let audit = log.section("audit", |audit| {
+                let off = audit.get(
+                    "disabled",
+                    defaults.audit == Audit::Off,
+                    "Whether pushes, deletions and denials are not written down.",
+                );
+                let path = audit.optional(
+                    "path",
+                    "A file for them alone, begun anew when it was moved away. Without it they are among the other lines, as JSON with the `target` `audit`.",
+                );
+                match path {
+                    _ if off => Audit::Off,
+                    Some(path) => Audit::File(path),
+                    None => Audit::AmongOthers,
+                }
+            });
             log.ignored("hooks", "Wharf sends no mail; let what collects the log raise the alarm");
             log.ignored("reportcaller", "lines tell what happened, not where in the program");
             let fields = fields.into_iter().map(|(name, values)| (name, values.join(", ")));
-            Self { level, format, fields: fields.chain(defaults.fields).collect(), access }
+            Self { level, format, fields: fields.chain(defaults.fields).collect(), access, audit }
         })
     }
 }
@@ -893,7 +935,10 @@ impl<'n> OpenShift<'n> {
         });
         let kubeconfig = openshift.alias("kubeconfig", "auth.kubernetes.kubeconfig");
         openshift.ignored("server", "clients are told relative locations, so no address is needed");
-        openshift.ignored("audit", "Wharf writes one log for everything");
+        openshift.ignored(
+            "audit",
+            "pushes, deletions and denials are written down unless \"log.audit.disabled\" is true",
+        );
         openshift.ignored("metrics", "\"http.debug.prometheus\" says where metrics are");
         openshift.ignored("quota", "Wharf counts nobody's images");
         openshift.ignored("pullthrough", "Wharf does not fetch from other registries");

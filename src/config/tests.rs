@@ -104,7 +104,8 @@ storage:
 validation:
   manifests: {urls: {deny: ['^http:']}, indexes: {platforms: none}}
 catalog: {maxentries: 5}
-log: {level: warn, formatter: logstash, accesslog: {disabled: true}}
+log: {level: warn, formatter: logstash, accesslog: {disabled: true}, audit: {path: /var/log/audit.log}}
+auth: none
 health: {storagedriver: {enabled: false}}
 ",
         )
@@ -157,6 +158,7 @@ health: {storagedriver: {enabled: false}}
         assert_eq!(config.catalog.max_entries.get(), 5);
         assert_eq!((config.log.level, config.log.format), (LogLevel::Warn, LogFormat::Json));
         assert!(!config.log.access);
+        assert_eq!(config.log.audit, Audit::File("/var/log/audit.log".into()));
         assert_eq!(config.health.storage, None);
     }
 
@@ -271,7 +273,7 @@ mod the_environment {
     #[test]
     fn overrides_the_file_and_is_named_as_the_origin() {
         let loaded = file_with(
-            "http: {addr: ':5000'}\nstorage: {filesystem: {rootdirectory: /a}}",
+            "http: {addr: ':5000'}\nauth: none\nstorage: {filesystem: {rootdirectory: /a}}",
             &[
                 ("REGISTRY_HTTP_ADDR", ":6000"),
                 ("REGISTRY_HTTP_SECRET", "0123"),
@@ -337,10 +339,10 @@ mod the_environment {
 
     #[test]
     fn walks_lists_by_index() {
-        let text = "http: {listeners: [{addr: ':1'}]}";
+        let text = "http: {listeners: [{addr: ':1'}]}\nauth: none";
         let grown = [("REGISTRY_HTTP_LISTENERS_0_ADDR", ":2"), ("REGISTRY_HTTP_LISTENERS_1_ADDR", ":3")];
         assert_eq!(addresses(&file_with(text, &grown)), [":2", ":3"]);
-        assert_eq!(addresses(&file_with("", &grown)), [":2", ":3"]);
+        assert_eq!(addresses(&file_with("auth: none", &grown)), [":2", ":3"]);
         let beyond = problems_with(text, &[("REGISTRY_HTTP_LISTENERS_2_ADDR", ":3")]);
         assert_eq!(
             beyond,
@@ -431,8 +433,13 @@ fn the_configurations_that_others_ship_are_understood() {
             &["storage.tag.concurrencylimit", "auth.htpasswd.realm"],
         ),
     ];
+    // Most say nothing of who may come in.
+    let open = |text: &str| match text.contains("\nauth:") {
+        true => BTreeMap::new(),
+        false => environment(&[("REGISTRY_AUTH", "none")]),
+    };
     for (name, text, expected) in loads {
-        let loaded = parse(Some((name, text)), &BTreeMap::new()).unwrap();
+        let loaded = parse(Some((name, text)), &open(text)).unwrap();
         assert_eq!(warnings(&loaded), expected, "{name}");
         assert_eq!(addresses(&loaded), [":5000"], "{name}");
     }
@@ -449,7 +456,7 @@ fn the_configurations_that_others_ship_are_understood() {
         ),
     ];
     for (name, text, expected) in refused {
-        assert_eq!(parse(Some((name, text)), &BTreeMap::new()).unwrap_err().to_string(), expected);
+        assert_eq!(parse(Some((name, text)), &open(text)).unwrap_err().to_string(), expected);
     }
     let openshift = include_str!("../../tests/fixtures/config/openshift.yml");
     let Auth::Login(login) = parse(Some(("openshift.yml", openshift)), &BTreeMap::new()).unwrap().config.auth
@@ -457,6 +464,56 @@ fn the_configurations_that_others_ship_are_understood() {
         panic!("nobody has to log in")
     };
     assert!(matches!(login.permission, Permission::Cluster(_)));
+}
+
+#[test]
+fn a_registry_that_others_reach_must_say_who_may_come_in() {
+    const MISSING: &str = "auth: it is missing, and others than this machine can connect to \":5000\"; say who may come in, as \
+        \"auth.kubernetes\" or \"auth.htpasswd\" does, or write \"auth: none\" (REGISTRY_AUTH=none) to let everybody push, pull and \
+        delete";
+    let shipped = include_str!("../../tests/fixtures/config/distribution-2-old.yml");
+    let refused = parse(Some(("config.yml", shipped)), &BTreeMap::new()).unwrap_err().to_string();
+    assert_eq!(refused, format!("config.yml:1: {MISSING}"));
+    let refused = parse(None, &environment(&[("REGISTRY_HTTP_ADDR", ":5000")])).unwrap_err().to_string();
+    assert_eq!(refused, format!("REGISTRY_HTTP_ADDR: {MISSING}"));
+    for (text, is_open) in [
+        ("", true),
+        ("http: {addr: 'localhost:5000'}", true),
+        ("http: {addr: '127.1.2.3:5000'}", true),
+        ("http: {addr: '[::1]:5000', debug: {addr: ':5001'}}", true),
+        ("http: {addr: /run/wharf.sock}", true),
+        ("http: {addr: ':5000'}\nauth: none", true),
+        ("http: {addr: ':5000'}\nauth: {none: {}}", true),
+        ("http: {addr: ':5000'}\nauth:", false),
+        ("http: {addr: ':5000'}\nauth: {}", false),
+        ("http: {addr: '0.0.0.0:5000'}", false),
+        ("http: {addr: '[::]:5000'}", false),
+        ("http: {addr: '[::ffff:127.0.0.1]:5000'}", false),
+        ("http: {addr: 'localhost.example:5000'}", false),
+        ("http: {listeners: [{addr: '127.0.0.1:5000'}, {addr: '10.0.0.1:5000'}]}", false),
+    ] {
+        let text = format!("version: 0.1\n{text}");
+        match parse(Some(("config.yml", &text)), &BTreeMap::new()) {
+            Ok(loaded) => assert!(is_open && loaded.config.auth == Auth::Anyone, "{text}"),
+            Err(problems) => assert!(
+                !is_open && problems.to_string().contains("auth: it is missing"),
+                "{text}: {problems}"
+            ),
+        }
+    }
+}
+
+#[test]
+fn a_list_of_proxies_is_one_of_networks() {
+    let text = "http: {trustedproxies: [10.0.0.0/8, '::1', unix]}";
+    let networks = ["10.0.0.0/8", "::1"].map(|network| Proxy::Network(network.parse().unwrap()));
+    assert_eq!(file(text).config.http.trusted_proxies, [&networks[..], &[Proxy::UnixSocket]].concat());
+    assert_eq!(
+        problems("http: {trustedproxies: [proxy.example]}"),
+        [
+            "config.yml:2: http.trustedproxies[0]: \"proxy.example\" is not a network; try \"10.0.0.0/8\", an address, or \"unix\""
+        ]
+    );
 }
 
 #[test]

@@ -1,17 +1,20 @@
 //! The `WWW-Authenticate` header: how to log in, and where.
 //!
 //! One scheme is offered, since clients read only the first of several, or mix them up. Whoever answers a Bearer challenge sends
-//! a password to its realm. So the realm's host is the configured one, or else the one that the client itself called: never what
-//! a proxy, or somebody who writes a proxy's headers, says that it called.
+//! a password to its realm. So the realm's host is the configured one, or that which a proxy says was called that the configuration
+//! names as one to believe, or else the one that the client itself called: never what somebody says who can write a header.
 
 use std::fmt::Write as _;
+use std::sync::Arc;
 
 use axum::http::request::Parts;
 use axum::http::uri::Scheme;
 use axum::http::{HeaderValue, Uri, header};
 use http::uri::Authority;
 
+use crate::api::location;
 use crate::config;
+use crate::server::Particulars;
 
 /// What clients are asked to do.
 #[derive(Clone, Debug)]
@@ -25,18 +28,31 @@ pub struct Challenge {
 
 /// Where a client called, kept for when the request is gone: the answer tells whether it is needed.
 #[derive(Clone, Debug)]
-pub struct Called {
-    header: Option<HeaderValue>,
-    authority: Option<Authority>,
-    encrypted: bool,
+pub enum Called {
+    /// As a proxy tells that is believed.
+    Told(Option<(Scheme, Authority)>),
+    /// As the request itself says.
+    Itself {
+        /// `Host`.
+        header: Option<HeaderValue>,
+        /// What HTTP/2 has instead.
+        authority: Option<Authority>,
+        /// Whether it called by TLS.
+        encrypted: bool,
+    },
 }
 
 impl Called {
     /// Where the client that sent `request` called.
     pub fn by(request: &Parts) -> Self {
-        // A proxy that ends TLS says so. Believing anybody who says it can only make the way to the same host safer.
+        let particulars = request.extensions.get::<Arc<Particulars>>();
+        if particulars.is_some_and(|particulars| particulars.by_trusted_proxy()) {
+            return Self::Told(location::called(request));
+        }
+        // A proxy that ends TLS says so. Where no proxies are configured anybody is believed who says it: that can only make the way
+        // to the same host safer.
         let behind_tls = request.headers.get("x-forwarded-proto").is_some_and(|scheme| scheme == "https");
-        Self {
+        Self::Itself {
             header: request.headers.get(header::HOST).cloned(),
             authority: request.uri.authority().cloned(),
             encrypted: behind_tls || request.extensions.get::<Scheme>() == Some(&Scheme::HTTPS),
@@ -44,11 +60,15 @@ impl Called {
     }
 
     fn origin(&self) -> Option<(Scheme, Authority)> {
-        let host = match &self.header {
-            Some(host) => host.to_str().ok()?.parse().ok()?,
-            None => self.authority.clone()?,
+        let (header, authority, encrypted) = match self {
+            Self::Told(told) => return told.clone(),
+            Self::Itself { header, authority, encrypted } => (header, authority, *encrypted),
         };
-        Some((if self.encrypted { Scheme::HTTPS } else { Scheme::HTTP }, host))
+        let host = match header {
+            Some(host) => host.to_str().ok()?.parse().ok()?,
+            None => authority.clone()?,
+        };
+        Some((if encrypted { Scheme::HTTPS } else { Scheme::HTTP }, host))
     }
 }
 

@@ -1,5 +1,7 @@
 //! What becomes known of a request, and where it goes: the metrics, the span around what is logged, the line in the access log.
 
+use std::fmt;
+use std::net::IpAddr;
 use std::sync::{Arc, OnceLock};
 use std::time::Instant;
 
@@ -8,7 +10,8 @@ use http::request::Parts;
 use http::{HeaderValue, Method, StatusCode, Uri, header};
 use tracing::{Level, Span, field};
 
-use super::request::{Peer, RequestId};
+use super::proxies::Sender;
+use super::request::RequestId;
 use crate::api::endpoint::Endpoint;
 use crate::logging;
 use crate::metrics::{KnownMethod, Metrics, UnderWay};
@@ -18,9 +21,11 @@ use crate::traces;
 /// The target of the events that make up the access log, at level `info`.
 pub const ACCESS_LOG: &str = "access";
 
-/// What a request is about and who makes it: an extension, as `Arc<Particulars>`, of each request, told by whoever finds out.
+/// What a request is about, who makes it, and from where: an extension, as `Arc<Particulars>`, of each request, told by whoever finds out.
 #[derive(Debug)]
 pub struct Particulars {
+    id: RequestId,
+    sender: Sender,
     metrics: Metrics,
     method: KnownMethod,
     route: OnceLock<Route>,
@@ -60,6 +65,21 @@ impl Particulars {
         }
     }
 
+    /// What names the request, in answers and in the logs.
+    pub fn request_id(&self) -> &impl fmt::Display {
+        &self.id
+    }
+
+    /// The address of the client, if it has one: that of the connection, or what proxies say that are believed.
+    pub fn client_address(&self) -> Option<IpAddr> {
+        self.sender.address
+    }
+
+    /// Whether a proxy that is believed passed the request on, so that its headers tell how that one was called.
+    pub fn by_trusted_proxy(&self) -> bool {
+        self.sender.by_trusted_proxy
+    }
+
     pub(super) fn has_route(&self, route: Route) {
         let _ = self.route.set(route); // A request has one path.
     }
@@ -88,9 +108,11 @@ pub(super) struct Record {
 }
 
 impl Record {
-    pub(super) fn begin(metrics: &Metrics, id: &RequestId, peer: &Arc<Peer>, head: &Parts) -> Self {
-        let line = AccessLine::begin(id, peer, head);
+    pub(super) fn begin(metrics: &Metrics, id: &RequestId, sender: Sender, head: &Parts) -> Self {
+        let line = AccessLine::begin(head);
         let particulars = Arc::new(Particulars {
+            id: id.clone(),
+            sender,
             metrics: metrics.clone(),
             method: KnownMethod::of(&head.method),
             route: OnceLock::new(),
@@ -147,8 +169,8 @@ impl Drop for Record {
         tracing::event!(
             target: ACCESS_LOG,
             Level::INFO,
-            request.id = %line.id,
-            client.address = line.peer.address.map(field::display),
+            request.id = %particulars.id,
+            client.address = particulars.sender.address.map(field::display),
             caller.name = caller.map(String::as_str),
             http.method = %line.method,
             http.path = line.uri.path(),
@@ -167,8 +189,6 @@ impl Drop for Record {
 /// What the line in the access log says beside what everybody wants to know.
 #[derive(Debug)]
 struct AccessLine {
-    id: RequestId,
-    peer: Arc<Peer>,
     method: Method,
     uri: Uri,
     user_agent: Option<HeaderValue>,
@@ -176,11 +196,9 @@ struct AccessLine {
 
 impl AccessLine {
     /// Gives `None` where nobody listens.
-    fn begin(id: &RequestId, peer: &Arc<Peer>, head: &Parts) -> Option<Box<Self>> {
+    fn begin(head: &Parts) -> Option<Box<Self>> {
         logging::keeps_access_log().then(|| {
             Box::new(Self {
-                id: id.clone(),
-                peer: Arc::clone(peer),
                 method: head.method.clone(),
                 uri: head.uri.clone(),
                 user_agent: head.headers.get(header::USER_AGENT).cloned(),

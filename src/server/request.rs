@@ -115,7 +115,8 @@ pub(super) async fn answer(
     let (mut head, incoming) = request.into_parts();
     let id = RequestId::of(&head.headers);
     let under_way = UnderWay::begin(&connection.activity);
-    let mut record = Record::begin(&shared.metrics, &id, &connection.peer, &head);
+    let sender = shared.proxies.sender(connection.peer.address, &mut head.headers);
+    let mut record = Record::begin(&shared.metrics, &id, sender, &head);
     let version = head.version;
 
     let has_body = !incoming.is_end_stream();

@@ -22,6 +22,7 @@ use wharf::access::Gate;
 use wharf::api::location::Urls;
 use wharf::api::page::PageSizes;
 use wharf::api::{Api, ApiOptions};
+use wharf::audit::AuditLog;
 use wharf::config::{Deletion, ForeignUrls, Locations, Mode};
 
 pub(crate) const MANIFEST: &str = "application/vnd.oci.image.manifest.v1+json";
@@ -90,7 +91,7 @@ impl TestApi {
         options: ApiOptions,
     ) -> Self {
         let registry = Registry::new(backend.clone(), RegistryOptions::default());
-        let api = Api::new(Gate::new(authorizer, registry), None, options);
+        let api = Api::new(Gate::new(authorizer, registry, AuditLog::off()), None, options);
         Self { router: api.router(), api, backend, faults, folder }
     }
 

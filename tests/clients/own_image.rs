@@ -43,7 +43,7 @@ async fn wharf_serves_from_the_image_that_it_served() {
 
     // On the machine's own network, so on a port that is free.
     let run = format!(
-        "run --rm --read-only --timeout {LIFETIME} --network host --env REGISTRY_HTTP_ADDR=127.0.0.1:0 \
+        "run --rm --read-only --timeout {LIFETIME} --network host --env REGISTRY_HTTP_ADDR=127.0.0.1:0 --env REGISTRY_AUTH=none \
          --volume images:/var/lib/registry {image}"
     );
     let (container, address) = Process::start(alice.podman_command(run).into_std(), address_in).await;

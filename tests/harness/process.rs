@@ -86,6 +86,15 @@ impl Process {
         }
     }
 
+    /// Waits for a line of the program's output that is meant, and returns all up to it.
+    pub(crate) async fn lines_until(&self, is_meant: impl Fn(&str) -> bool) -> Vec<String> {
+        let mut log = self.log.clone();
+        let end = |log: &Vec<String>| log.iter().position(|line| is_meant(line));
+        let log = timeout(PATIENCE, log.wait_for(|log| end(log).is_some())).await;
+        let log = log.expect("the line is written").expect("the program runs");
+        log[..=end(&log).expect("it was just found")].to_vec()
+    }
+
     /// The program's own process.
     pub(crate) fn id(&self) -> u32 {
         self.child.as_ref().expect("it runs until it is stopped").id()

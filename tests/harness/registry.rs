@@ -144,6 +144,11 @@ impl TestRegistry {
         self.server.line(|line| line.contains(words).then(|| line.to_owned())).await
     }
 
+    /// Waits for a line of the server's log that contains `words`, and returns all up to it.
+    pub(crate) async fn log_until(&self, words: &str) -> Vec<String> {
+        self.server.lines_until(|line| line.contains(words)).await
+    }
+
     /// Waits for a line of the server's log, which is JSON, that has all of these fields.
     pub(crate) async fn log_line(&self, fields: &[(&str, &str)]) -> Value {
         let has = |line: &Value| fields.iter().all(|(name, value)| line[*name] == *value);

@@ -3,19 +3,21 @@
 use std::{
     error::Error,
     net::SocketAddr,
-    sync::{Mutex, PoisonError},
+    sync::{Arc, Mutex, PoisonError},
 };
 
 use bytes::Bytes;
 use http_body_util::{BodyExt, Full};
 use hyper::{Method, Request, StatusCode, client::conn::http1, header, http::HeaderMap};
 use hyper_util::rt::TokioIo;
+use rustls::ClientConfig;
 use serde_json::Value;
 use storage::Digest;
 use tokio::{
-    io::{AsyncReadExt, AsyncWriteExt},
+    io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt},
     net::TcpStream,
 };
+use tokio_rustls::TlsConnector;
 
 use super::{Image, Layer, secrets};
 
@@ -28,7 +30,13 @@ const MANIFEST_TYPES: &str = "application/vnd.oci.image.manifest.v1+json, applic
 pub(crate) struct User {
     name: String,
     address: SocketAddr,
+    tls: Option<Arc<ClientConfig>>,
 }
+
+/// What bytes go through, encrypted or not.
+trait Stream: AsyncRead + AsyncWrite + Unpin + Send {}
+
+impl<T: AsyncRead + AsyncWrite + Unpin + Send> Stream for T {}
 
 /// What the registry answered.
 #[derive(Debug)]
@@ -49,7 +57,12 @@ pub(crate) struct Upload {
 impl User {
     /// Someone at the registry that listens on `address`.
     pub(crate) fn new(name: &str, address: SocketAddr) -> Self {
-        Self { name: name.to_owned(), address }
+        Self { name: name.to_owned(), address, tls: None }
+    }
+
+    /// The same, by TLS, and with the certificate that `client` has, if it has one.
+    pub(crate) fn by_tls(self, client: ClientConfig) -> Self {
+        Self { tls: Some(Arc::new(client)), ..self }
     }
 
     /// Sends one request and waits for the whole answer.
@@ -73,6 +86,13 @@ impl User {
         body: Bytes,
     ) -> Result<Answer, Box<dyn Error + Send + Sync>> {
         let connection = TcpStream::connect(self.address).await?;
+        let connection: Box<dyn Stream> = match &self.tls {
+            None => Box::new(connection),
+            Some(client) => {
+                let name = self.address.ip().into();
+                Box::new(TlsConnector::from(Arc::clone(client)).connect(name, connection).await?)
+            }
+        };
         let (mut sender, connection) = http1::handshake(TokioIo::new(connection)).await?;
         let mut request = Request::builder()
             .method(method)

@@ -4,10 +4,9 @@ use std::sync::Arc;
 use axum::Router;
 use axum::extract::Extension;
 use axum::routing::get;
-use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, IsCa, KeyPair};
+use rustls::ClientConfig;
+use rustls::pki_types::CertificateDer;
 use rustls::pki_types::pem::PemObject;
-use rustls::pki_types::{CertificateDer, PrivateKeyDer};
-use rustls::{ClientConfig, RootCertStore, SupportedProtocolVersion};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
@@ -16,65 +15,21 @@ use wharf::config::{ClientCertificates, Tls, TlsVersion};
 use wharf::server::Peer;
 
 use super::{Running, ask, on_any_port};
+use crate::harness::Authority;
 
 const REQUEST: &str = "GET / HTTP/1.1\r\nhost: localhost\r\n\r\n";
 
-struct Authority(CertifiedIssuer<'static, KeyPair>);
-
-impl Authority {
-    fn new() -> Self {
-        let mut params = CertificateParams::default();
-        params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
-        Self(CertifiedIssuer::self_signed(params, KeyPair::generate().unwrap()).unwrap())
-    }
-
-    fn write_to(&self, folder: &Path) -> std::path::PathBuf {
-        let path = folder.join("authority.pem");
-        std::fs::write(&path, self.0.pem()).unwrap();
-        path
-    }
-
-    /// A certificate and its key, PEM.
-    fn issue(&self) -> (String, String) {
-        let key = KeyPair::generate().unwrap();
-        let params = CertificateParams::new(["localhost".to_owned()]).unwrap();
-        (params.signed_by(&key, &self.0).unwrap().pem(), key.serialize_pem())
-    }
-
-    /// Puts a new pair into a folder, as what a listener is to use.
-    fn settings_in(&self, folder: &Path) -> Tls {
-        let (certificate, key) = self.issue();
-        std::fs::write(folder.join("tls.crt"), certificate).unwrap();
-        std::fs::write(folder.join("tls.key"), key).unwrap();
-        Tls {
-            certificate: folder.join("tls.crt"),
-            key: folder.join("tls.key"),
-            clients: ClientCertificates::NotAsked,
-            minimum_version: TlsVersion::Tls12,
-            cipher_suites: Vec::new(),
-        }
-    }
-
-    fn client(
-        &self,
-        version: &'static SupportedProtocolVersion,
-        identity: Option<(String, String)>,
-    ) -> ClientConfig {
-        let mut roots = RootCertStore::empty();
-        roots.add(self.0.der().clone()).unwrap();
-        let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
-        let builder = ClientConfig::builder_with_provider(provider)
-            .with_protocol_versions(&[version])
-            .unwrap()
-            .with_root_certificates(roots);
-        match identity {
-            None => builder.with_no_client_auth(),
-            Some((certificate, key)) => {
-                let chain = vec![CertificateDer::from_pem_slice(certificate.as_bytes()).unwrap()];
-                let key = PrivateKeyDer::from_pem_slice(key.as_bytes()).unwrap();
-                builder.with_client_auth_cert(chain, key).unwrap()
-            }
-        }
+/// Puts a new pair into a folder, as what a listener is to use.
+fn settings_in(authority: &Authority, folder: &Path) -> Tls {
+    let (certificate, key) = authority.issue();
+    std::fs::write(folder.join("tls.crt"), certificate).unwrap();
+    std::fs::write(folder.join("tls.key"), key).unwrap();
+    Tls {
+        certificate: folder.join("tls.crt"),
+        key: folder.join("tls.key"),
+        clients: ClientCertificates::NotAsked,
+        minimum_version: TlsVersion::Tls12,
+        cipher_suites: Vec::new(),
     }
 }
 
@@ -93,7 +48,7 @@ fn routes() -> Router {
 #[tokio::test]
 async fn a_client_speaks_either_version_and_no_older_one_than_allowed() {
     let (authority, folder) = (Authority::new(), tempfile::tempdir().unwrap());
-    let mut settings = authority.settings_in(folder.path());
+    let mut settings = settings_in(&authority, folder.path());
     let server = Running::start(on_any_port(Some(settings.clone())), routes()).await;
     for version in [&rustls::version::TLS12, &rustls::version::TLS13] {
         let mut client = connect(&server, authority.client(version, None)).await.unwrap();
@@ -108,7 +63,7 @@ async fn a_client_speaks_either_version_and_no_older_one_than_allowed() {
 #[tokio::test]
 async fn only_the_suites_that_are_configured_are_offered_in_tls_1_2() {
     let (authority, folder) = (Authority::new(), tempfile::tempdir().unwrap());
-    let mut settings = authority.settings_in(folder.path());
+    let mut settings = settings_in(&authority, folder.path());
     let suite = rustls::CipherSuite::TLS_ECDHE_ECDSA_WITH_AES_128_GCM_SHA256;
     settings.cipher_suites = vec![suite];
     let server = Running::start(on_any_port(Some(settings)), routes()).await;
@@ -121,7 +76,7 @@ async fn a_client_certificate_is_verified_and_told_to_the_routes() {
     let (authority, folder) = (Authority::new(), tempfile::tempdir().unwrap());
     let version = &rustls::version::TLS13;
     let path = authority.write_to(folder.path());
-    let mut settings = authority.settings_in(folder.path());
+    let mut settings = settings_in(&authority, folder.path());
     settings.clients = ClientCertificates::Optional(vec![path.clone()]);
     let server = Running::start(on_any_port(Some(settings.clone())), routes()).await;
     let mut anonymous = connect(&server, authority.client(version, None)).await.unwrap();
@@ -149,14 +104,14 @@ async fn a_renewed_certificate_is_used_for_new_connections_and_cuts_no_old_one()
     let folder = folder.path();
     for version in ["first", "second"] {
         std::fs::create_dir(folder.join(version)).unwrap();
-        authority.settings_in(&folder.join(version));
+        settings_in(&authority, &folder.join(version));
     }
     let link = |version: &str| {
         std::os::unix::fs::symlink(version, folder.join("..new")).unwrap();
         std::fs::rename(folder.join("..new"), folder.join("..data")).unwrap();
     };
     link("first");
-    let mut settings = authority.settings_in(&folder.join("first"));
+    let mut settings = settings_in(&authority, &folder.join("first"));
     settings.certificate = folder.join("..data/tls.crt");
     settings.key = folder.join("..data/tls.key");
     let server = Running::start(on_any_port(Some(settings)), routes()).await;
@@ -181,7 +136,7 @@ async fn a_renewed_certificate_is_used_for_new_connections_and_cuts_no_old_one()
 #[tokio::test]
 async fn a_handshake_that_nobody_finishes_is_in_nobodys_way() {
     let (authority, folder) = (Authority::new(), tempfile::tempdir().unwrap());
-    let server = Running::start(on_any_port(Some(authority.settings_in(folder.path()))), routes()).await;
+    let server = Running::start(on_any_port(Some(settings_in(&authority, folder.path()))), routes()).await;
     let mut silent = Vec::new();
     for _ in 0..50 {
         silent.push(server.connect().await);

@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use crate::harness::wharf;
+use crate::harness::{TestRegistry, wharf};
 
 fn write(folder: &Path, content: &str) -> String {
     let path = folder.join("config.yml");
@@ -39,7 +39,7 @@ fn a_key_without_effect_is_a_warning() {
 #[test]
 fn what_holds_is_shown_with_its_origin_and_without_secrets() {
     let folder = tempfile::tempdir().unwrap();
-    let file = write(folder.path(), "version: 0.1\nhttp: {addr: ':5000', secret: hunter2}\n");
+    let file = write(folder.path(), "version: 0.1\nhttp: {addr: ':5000', secret: hunter2}\nauth: none\n");
     let environment = [("REGISTRY_CONFIGURATION_PATH", file.as_str()), ("REGISTRY_LOG_LEVEL", "debug")];
     let printed = wharf::run(&["config", "show"], &environment);
     let shown = &printed.output;
@@ -54,4 +54,25 @@ fn what_holds_is_shown_with_its_origin_and_without_secrets() {
 fn a_variable_that_names_no_file_is_as_good_as_none() {
     let printed = wharf::run(&["config", "show"], &[("REGISTRY_CONFIGURATION_PATH", "")]);
     assert!(printed.output.contains("storage.filesystem.rootdirectory: data "));
+}
+
+#[tokio::test]
+async fn an_open_registry_says_so() {
+    let registry = TestRegistry::start().await;
+    let line = registry.log_line(&[("level", "WARN")]).await;
+    assert_eq!(line["message"], "nobody has to log in: whoever can connect may push, pull and delete");
+}
+
+#[test]
+fn nobody_serves_the_world_by_leaving_a_line_out() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = write(folder.path(), "version: 0.1\nhttp: {addr: ':5000'}\nstorage: {inmemory: {}}\n");
+    for arguments in [&["serve", &file][..], &["config", "check", &file]] {
+        let refused = wharf::run(arguments, &[]);
+        assert_eq!(refused.code, Some(1));
+        assert!(refused.complaint.starts_with(&format!("{file}:1: auth: it is missing")), "{}", refused.complaint);
+        assert!(refused.complaint.contains("write \"auth: none\" (REGISTRY_AUTH=none)"), "{}", refused.complaint);
+    }
+    let said = wharf::run(&["config", "check", &file], &[("REGISTRY_AUTH", "none")]);
+    assert_eq!(said.code, Some(0), "{}", said.complaint);
 }

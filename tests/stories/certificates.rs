@@ -1,0 +1,101 @@
+//! People and machines whose client certificate says who they are.
+
+use std::{fs, path::Path};
+
+use base64::{Engine as _, prelude::BASE64_STANDARD};
+use bytes::Bytes;
+use hyper::{Method, StatusCode};
+use serde_json::{Value, json};
+
+use crate::harness::{Authority, PaperCluster, TestRegistry, User, authority::Pair};
+
+const TAGS: &str = "/v2/team/app/tags/list";
+
+/// What a listener needs that asks for certificates and does not insist.
+fn tls(authority: &Authority, folder: &Path) -> Value {
+    let (certificate, key) = authority.issue();
+    let (certificate_path, key_path) = (folder.join("tls.crt"), folder.join("tls.key"));
+    fs::write(&certificate_path, certificate).unwrap();
+    fs::write(&key_path, key).unwrap();
+    json!({
+        "certificate": certificate_path,
+        "key": key_path,
+        "clientcas": [authority.write_to(folder)],
+        "clientauth": "verify-client-cert-if-given",
+    })
+}
+
+/// Somebody who connects with this certificate, or with none.
+fn holder(registry: &TestRegistry, authority: &Authority, pair: Option<Pair>) -> User {
+    registry.user("someone").by_tls(authority.client(&rustls::version::TLS13, pair))
+}
+
+async fn status(user: &User, method: Method, path: &str, authorization: Option<&str>) -> StatusCode {
+    let headers: Vec<_> = authorization.iter().map(|value| ("authorization", *value)).collect();
+    user.ask(method, path, &headers, Bytes::new()).await.status
+}
+
+/// A binding of the role `role` to one subject, in the namespace `team`.
+fn binding(kind: &str, name: &str, role: &str) -> String {
+    format!(
+        "{{apiVersion: rbac.authorization.k8s.io/v1, kind: RoleBinding, metadata: {{name: {role}, namespace: team}}, \
+         subjects: [{{kind: {kind}, name: {name}}}], \
+         roleRef: {{kind: ClusterRole, name: '{role}', apiGroup: rbac.authorization.k8s.io}}}}"
+    )
+}
+
+#[tokio::test]
+async fn a_certificate_says_who_its_holder_is_and_bindings_say_what_they_may() {
+    let (authority, folder, cluster) = (Authority::new(), tempfile::tempdir().unwrap(), PaperCluster::new());
+    cluster.apply("user", &binding("User", "alice", "system:image-puller"));
+    cluster.apply("group", &binding("Group", "builders", "system:image-builder"));
+    let mut settings = cluster.settings();
+    settings["http"]["tls"] = tls(&authority, folder.path());
+    let registry = TestRegistry::with(settings).await;
+    let with = |name: &str, organizations: &[&str]| {
+        holder(&registry, &authority, Some(authority.issue_to(name, organizations)))
+    };
+    let uploads = "/v2/team/app/blobs/uploads/";
+
+    let (alice, bob, carol) =
+        (with("alice", &[]), with("bob", &["builders", "others"]), with("carol", &["others"]));
+    for (who, pulls, pushes) in [
+        (&alice, StatusCode::NOT_FOUND, StatusCode::FORBIDDEN),
+        (&bob, StatusCode::NOT_FOUND, StatusCode::ACCEPTED),
+        (&carol, StatusCode::FORBIDDEN, StatusCode::FORBIDDEN),
+        (&holder(&registry, &authority, None), StatusCode::UNAUTHORIZED, StatusCode::UNAUTHORIZED),
+        // Only Kubernetes itself says this of somebody.
+        (&with("system:admin", &["builders"]), StatusCode::UNAUTHORIZED, StatusCode::UNAUTHORIZED),
+        (&with("", &["builders"]), StatusCode::UNAUTHORIZED, StatusCode::UNAUTHORIZED),
+    ] {
+        assert_eq!(status(who, Method::GET, TAGS, None).await, pulls, "{who:?}");
+        assert_eq!(status(who, Method::POST, uploads, None).await, pushes, "{who:?}");
+    }
+
+    // A certificate is a credential for the token endpoint, too.
+    let given = bob.get("/token").await.expect(StatusCode::OK).json();
+    let ours = format!("Bearer {}", given["token"].as_str().unwrap());
+    let nobody = holder(&registry, &authority, None);
+    assert_eq!(status(&nobody, Method::POST, uploads, Some(&ours)).await, StatusCode::ACCEPTED);
+
+    // Whoever logs in is who they log in as, for better or worse; what says that they show nothing does not count.
+    let robot = format!("Bearer {}", cluster.token("team", "robot"));
+    assert_eq!(status(&bob, Method::GET, TAGS, Some(&robot)).await, StatusCode::FORBIDDEN);
+    let wrong = format!("Bearer {}", PaperCluster::new().token("team", "robot"));
+    assert_eq!(status(&bob, Method::GET, TAGS, Some(&wrong)).await, StatusCode::UNAUTHORIZED);
+    assert_eq!(status(&bob, Method::GET, TAGS, Some("Basic Og==")).await, StatusCode::NOT_FOUND);
+}
+
+#[tokio::test]
+async fn beside_an_htpasswd_alone_a_certificate_lets_connect_and_no_more() {
+    let (authority, folder) = (Authority::new(), tempfile::tempdir().unwrap());
+    let file = folder.path().join("htpasswd");
+    // What `htpasswd -Bbn -C 4 alice secret` prints.
+    fs::write(&file, "alice:$2y$04$f9iXm6KjCBCvHfQipitgTei0H0AAHaFr7DXwPpwFYUmHQCKtgKkTG\n").unwrap();
+    let settings = json!({ "http": { "tls": tls(&authority, folder.path()) }, "auth": { "htpasswd": { "path": file } } });
+    let registry = TestRegistry::with(settings).await;
+    let alice = holder(&registry, &authority, Some(authority.issue_to("alice", &[])));
+    assert_eq!(status(&alice, Method::GET, TAGS, None).await, StatusCode::UNAUTHORIZED);
+    let shown = format!("Basic {}", BASE64_STANDARD.encode("alice:secret"));
+    assert_eq!(status(&alice, Method::GET, TAGS, Some(&shown)).await, StatusCode::NOT_FOUND);
+}
