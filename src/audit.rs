@@ -267,15 +267,21 @@ impl<'a> Event<'a> {
             },
             request_id: particulars.map(|particulars| particulars.request_id().to_string()),
             client_address: particulars.and_then(Particulars::client_address),
-            user_agent: source.user_agent.as_ref().and_then(|value| value.to_str().ok()),
+            user_agent: source.user_agent.as_ref().and_then(|value| value.to_str().ok()).map(beginning),
             method: source.method.as_str(),
-            path: source.uri.path(),
+            path: beginning(source.uri.path()),
             caller_name: caller.map(|caller| caller.name.as_str()),
             caller_uid: caller.and_then(|caller| caller.uid.as_deref()),
             caller_groups: caller.map(|caller| caller.groups.as_slice()),
             outcome,
         }
     }
+}
+
+/// As much of what a client wrote as an event has room for, so that nobody fills the log faster than by asking.
+fn beginning(text: &str) -> &str {
+    const BYTES: usize = 512;
+    text.get(..text.floor_char_boundary(BYTES)).unwrap_or(text)
 }
 
 fn shown<S: serde::Serializer>(value: &Option<impl fmt::Display>, serializer: S) -> Result<S::Ok, S::Error> {

@@ -758,8 +758,6 @@ pub enum Keys {
         /// The file of the authorities of whoever serves them, if it is not one that this machine trusts anyway.
         authorities: Option<PathBuf>,
     },
-    /// In the cluster: they are its own.
-    OfCluster,
 }
 
 /// How clients are asked to log in.

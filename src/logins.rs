@@ -130,22 +130,25 @@ impl Logins {
         let lifetime = settings.token_lifetime;
         let tokens =
             Arc::new(RegistryTokens::new(token_keys, audience, lifetime, accounts.clone(), clock.clone()));
+        let mut authenticators = Authenticators::new(&AuthenticatorOptions::default(), clock.clone())?;
+        let rules = rules(settings, authority.cluster());
         let reviews = match (authority, accounts) {
             (Authority::Cluster(cluster, wanted), Some(accounts)) => {
-                let audiences = [&settings.audiences[..], &settings.api_server_audiences].concat();
                 let known_for = wanted.revocation.saturating_sub(REMEMBERED_ELSEWHERE);
-                Some(Arc::new(TokenReviews::new(cluster.clone(), accounts, audiences, known_for)?))
+                let (rules, clock) = (rules.clone(), clock.clone());
+                authenticators = authenticators.as_long_as_in(Arc::clone(&accounts));
+                Some(Arc::new(TokenReviews::new(cluster.clone(), accounts, rules, known_for, clock)?))
             }
             _ => None,
         };
-        let verified = service_accounts(settings, authority.cluster(), &files, clock.clone())?;
+        let issuers = issuers(settings, authority.cluster(), &files)?;
+        let verified = ServiceAccounts::new(issuers, rules, None, clock);
         let of_accounts: Arc<dyn Authenticator> = match &reviews {
             Some(reviews) => Arc::new(ConfirmedAccounts::new(verified, Arc::clone(reviews))),
             None => Arc::new(verified),
         };
-        let mut authenticators = Authenticators::new(&AuthenticatorOptions::default(), clock)?
-            .then(tokens.clone(), Attempts::Unlimited)
-            .then(of_accounts, Attempts::Unlimited);
+        authenticators =
+            authenticators.then(tokens.clone(), Attempts::Unlimited).then(of_accounts, Attempts::Unlimited);
         if let Some(path) = &settings.tokens {
             let known = Arc::new(TokensFile::read(path, &files)?);
             authenticators = authenticators.then(known, Attempts::Limited);
@@ -177,41 +180,41 @@ impl Logins {
     }
 }
 
-/// Who knows the tokens of service accounts by their signatures.
-fn service_accounts(
+/// Which tokens of service accounts are good.
+fn rules(settings: &config::Login, cluster: Option<&Cluster>) -> TokenRules {
+    let api_server = match (&settings.api_server_audiences, cluster) {
+        (named, _) if !named.is_empty() => ApiServerTokens::For(named.clone()),
+        (_, Some(_)) if settings.audiences.is_empty() => {
+            tracing::info!(
+                "tokens for the API server are good here; name \"audiences\" to take others alone"
+            );
+            ApiServerTokens::AskedAbout
+        }
+        _ => ApiServerTokens::Refused,
+    };
+    let max_age = settings.longest_token_age;
+    TokenRules { api_server, max_age, ..TokenRules::for_audiences(settings.audiences.clone()) }
+}
+
+/// Whose tokens are verified, and by which keys. A cluster knows its own, whatever it calls itself.
+fn issuers(
     settings: &config::Login,
     cluster: Option<&Cluster>,
     files: &Files,
-    clock: Clock,
-) -> anyhow::Result<ServiceAccounts> {
-    let names_audiences = !settings.audiences.is_empty() || !settings.api_server_audiences.is_empty();
-    let rules = TokenRules {
-        api_server: match cluster {
-            Some(_) if !names_audiences => ApiServerTokens::AskedAbout,
-            _ if settings.api_server_audiences.is_empty() => ApiServerTokens::Refused,
-            _ => ApiServerTokens::For(settings.api_server_audiences.clone()),
-        },
-        max_age: settings.longest_token_age,
-        ..TokenRules::for_audiences(settings.audiences.clone())
-    };
-    let mut issuers = Vec::with_capacity(settings.issuers.len());
-    for issuer in &settings.issuers {
-        let keys = match (&issuer.keys, cluster) {
-            (Keys::File(path), _) => KeySet::from_files(&[path], files)?,
-            (Keys::Published { at, authorities }, _) => {
+) -> anyhow::Result<Vec<Issuer>> {
+    if let Some(cluster) = cluster {
+        let keys = KeySet::fetched(Arc::new(cluster.clone()));
+        return Ok(vec![Issuer { name: IssuerName::AnyOfCluster, keys }]);
+    }
+    let issuers = settings.issuers.iter().map(|issuer| {
+        let keys = match &issuer.keys {
+            Keys::File(path) => KeySet::from_files(&[path], files)?,
+            Keys::Published { at, authorities } => {
                 let published = PublishedKeys::new(&issuer.name, at.clone(), authorities.as_deref())?;
                 KeySet::fetched(Arc::new(published))
             }
-            (Keys::OfCluster, Some(cluster)) => KeySet::fetched(Arc::new(cluster.clone())),
-            (Keys::OfCluster, None) => continue,
         };
-        issuers.push(Issuer { name: IssuerName::Exactly(issuer.name.clone()), keys });
-    }
-    if let Some(cluster) = cluster
-        && issuers.is_empty()
-    {
-        let keys = KeySet::fetched(Arc::new(cluster.clone()));
-        issuers.push(Issuer { name: IssuerName::AnyOfCluster, keys });
-    }
-    Ok(ServiceAccounts::new(issuers, rules, None, clock))
+        Ok(Issuer { name: IssuerName::Exactly(issuer.name.clone()), keys })
+    });
+    issuers.collect()
 }

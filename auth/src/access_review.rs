@@ -8,7 +8,7 @@ use k8s_openapi::api::authorization::v1 as objects;
 use kube::Api;
 use kube::api::PostParams;
 
-use crate::cluster::{Answers, Cluster, ClusterError};
+use crate::cluster::{Answers, Cluster, ClusterError, Lasting};
 use crate::keyed_hash::{Hash, KeyedHash};
 use crate::{AuthError, Authorizer, Decision, Identity, NoRandomness, ResourceAttributes};
 
@@ -21,6 +21,8 @@ pub struct AccessReviews {
     cluster: Cluster,
     key: KeyedHash,
     answers: Answers<Decision>,
+    /// Apart from the others, so that nobody who makes up names makes the registry forget what it knows.
+    of_nobody: Answers<Decision>,
 }
 
 impl AccessReviews {
@@ -29,8 +31,7 @@ impl AccessReviews {
     /// # Errors
     /// Without randomness.
     pub fn new(cluster: Cluster) -> Result<Self, NoRandomness> {
-        let answers = Answers::new(REMEMBERED_FOR, cluster.outage());
-        Ok(Self { cluster, key: KeyedHash::new()?, answers })
+        Ok(Self { cluster, key: KeyedHash::new()?, answers: Answers::new(), of_nobody: Answers::new() })
     }
 
     /// Everything that the answer may depend on, in a form that has one reading.
@@ -84,7 +85,9 @@ impl Authorizer for AccessReviews {
         wanted: &ResourceAttributes<'_>,
     ) -> Result<Decision, AuthError> {
         let question = self.question(caller, wanted);
-        let answer = self.answers.get(&question, |_| true, self.ask(caller, wanted)).await;
+        let answers = if caller.is_anonymous() { &self.of_nobody } else { &self.answers };
+        let lasting = Lasting { fresh: REMEMBERED_FOR, outage: self.cluster.outage() };
+        let answer = answers.get(&question, |_| lasting, self.ask(caller, wanted)).await;
         answer.map_err(|error| AuthError::Unavailable(error.into()))
     }
 }

@@ -10,10 +10,13 @@ use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use self::failures::Failures;
+use self::failures::{Attempt, Failures};
 use self::verdicts::{Looked, Verdict, Verdicts};
 use crate::compact_token::{CompactToken, MAX_TOKEN_BYTES};
-use crate::{Authenticated, AuthenticationError, Authenticator, Clock, Credential, RegistryTokens};
+use crate::{
+    Account, Accounts, Authenticated, AuthenticationError, Authenticator, Clock, Credential, Identity,
+    RegistryTokens, Standing, TokenError,
+};
 
 /// Tells who shows a credential.
 #[derive(Debug)]
@@ -21,6 +24,7 @@ pub struct Authenticators {
     steps: Vec<(Arc<dyn Authenticator>, Attempts)>,
     verdicts: Verdicts,
     failures: Failures,
+    accounts: Option<Arc<dyn Accounts>>,
 }
 
 /// Whether an authenticator is asked for sources that failed too often.
@@ -64,7 +68,14 @@ impl Authenticators {
     /// Nobody who knows anything yet.
     pub fn new(options: &AuthenticatorOptions, clock: Clock) -> Result<Self, crate::NoRandomness> {
         let verdicts = Verdicts::new(options, clock)?;
-        Ok(Self { steps: Vec::new(), verdicts, failures: Failures::new(options) })
+        Ok(Self { steps: Vec::new(), verdicts, failures: Failures::new(options), accounts: None })
+    }
+
+    /// Has what is remembered of a service account count no longer than `accounts` has that one.
+    #[must_use]
+    pub fn as_long_as_in(mut self, accounts: Arc<dyn Accounts>) -> Self {
+        self.accounts = Some(accounts);
+        self
     }
 
     /// Asks `authenticator` when all before do not know a credential.
@@ -89,7 +100,7 @@ impl Authenticators {
     ) -> Result<Authenticated, AuthenticationError> {
         ensure_well_formed(credential)?;
         let verdict = match self.verdicts.look(credential).await {
-            Looked::Found(verdict) => verdict,
+            Looked::Found(verdict) => self.ensure_current(verdict),
             Looked::Missing(place) => {
                 let verdict = self.judge(credential, source, place.was_known).await?;
                 place.remember(&verdict);
@@ -122,19 +133,20 @@ impl Authenticators {
         source: IpAddr,
         was_known: bool,
     ) -> Result<Verdict, AuthenticationError> {
-        let mut guessable = false;
+        let mut attempt = None;
         let mut verdict = Verdict::Rejected("nobody here knows the credential".into());
         for (authenticator, attempts) in &self.steps {
-            if *attempts == Attempts::Limited {
-                guessable = true;
+            if *attempts == Attempts::Limited && attempt.is_none() {
                 if !was_known && let Some(retry_after) = self.failures.wait(source) {
                     return Err(AuthenticationError::TooManyFailures { retry_after });
                 }
+                attempt = Some(self.failures.attempt(source));
             }
             match authenticator.identify(credential).await {
                 Ok(None) => {}
                 Ok(Some(mut known)) => {
                     Arc::make_mut(&mut known.identity).join_everybody();
+                    attempt.map(Attempt::forgive);
                     return Ok(Verdict::Known(known));
                 }
                 Err(AuthenticationError::Rejected(reason)) => {
@@ -142,15 +154,28 @@ impl Authenticators {
                     break;
                 }
                 Err(AuthenticationError::Unavailable(error)) => {
+                    attempt.map(Attempt::forgive);
                     return Ok(Verdict::Unavailable(error.into()));
                 }
                 Err(error @ AuthenticationError::TooManyFailures { .. }) => return Err(error),
             }
         }
-        if guessable {
-            self.failures.note(source);
-        }
         Ok(verdict)
+    }
+
+    /// Refuses what was good lately and is of an account that is gone.
+    fn ensure_current(&self, verdict: Verdict) -> Verdict {
+        match &verdict {
+            Verdict::Known(known) if self.is_gone(&known.identity) => {
+                Verdict::Rejected(TokenError::Gone.to_string().into())
+            }
+            _ => verdict,
+        }
+    }
+
+    fn is_gone(&self, identity: &Identity) -> bool {
+        let (Some(accounts), Some(account)) = (&self.accounts, Account::of(identity)) else { return false };
+        accounts.standing(&account) == Standing::Gone
     }
 }
 

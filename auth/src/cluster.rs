@@ -11,16 +11,17 @@ use std::fmt;
 use std::future::Future;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use async_trait::async_trait;
 use kube::config::{KubeConfigOptions, Kubeconfig, KubeconfigError};
+use tokio::sync::Semaphore;
 use tokio::time::Instant;
 
 pub use self::contact::{Contact, Lost};
 
-pub(crate) use self::answers::Answers;
+pub(crate) use self::answers::{Answers, Lasting};
 pub(crate) use self::contact::Pulse;
 pub(crate) use self::watch::{Listener, watch};
 
@@ -30,8 +31,14 @@ use crate::FetchKeys;
 /// How long one question may take.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// How long nobody asks again after an API server could not be reached, so that not each request waits for its turn to fail.
+/// How long connecting may take: less, so that an API server that is not there is told from one that is slow.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(3);
+
+/// How long nobody asks again after an API server could not be reached. Then one asks, and the others wait no longer than before.
 const AWAY_FOR: Duration = Duration::from_secs(1);
+
+/// How many questions may be under way, so that whoever makes up tokens or names does not keep the API server from its other work.
+const QUESTIONS: usize = 64;
 
 /// An API server. Cheap to clone.
 #[derive(Clone)]
@@ -41,8 +48,9 @@ struct Inner {
     client: kube::Client,
     address: String,
     contacts: Contacts,
-    /// When it could not be reached last.
+    /// When it could not be reached last, or somebody last began to find out whether it can again.
     missed: Mutex<Option<Instant>>,
+    questions: Semaphore,
     answered: AtomicU64,
     unanswered: AtomicU64,
 }
@@ -73,8 +81,13 @@ pub enum ConnectError {
 #[derive(Debug, thiserror::Error)]
 pub enum ClusterError {
     /// The API server refuses to answer the registry, most often for lack of a right.
-    #[error("the API server refuses: {0}")]
-    Refused(String),
+    #[error("the API server refuses ({code}): {message}")]
+    Refused {
+        /// The status of its answer.
+        code: u16,
+        /// Its reason.
+        message: String,
+    },
     /// It took too long.
     #[error("the API server did not answer within {} s", ANSWER_TIMEOUT.as_secs())]
     TimedOut,
@@ -89,14 +102,24 @@ pub enum ClusterError {
 impl From<kube::Error> for ClusterError {
     fn from(error: kube::Error) -> Self {
         match error {
-            kube::Error::Api(status) => Self::Refused(status.message),
+            kube::Error::Api(status) => Self::Refused { code: status.code, message: status.message },
             error => Self::Failed(with_causes(&error)),
         }
     }
 }
 
+impl ClusterError {
+    /// Whether another time may bring an answer. A refusal stands: whoever took a right away from the registry means it.
+    pub(crate) fn is_outage(&self) -> bool {
+        match self {
+            Self::Refused { code, .. } => *code == 429 || *code >= 500,
+            Self::TimedOut | Self::Away | Self::Failed(_) => true,
+        }
+    }
+}
+
 /// An error and all that caused it: the outermost says little more than that something failed.
-fn with_causes(error: &dyn std::error::Error) -> String {
+pub(crate) fn with_causes(error: &dyn std::error::Error) -> String {
     let causes = std::iter::successors(error.source(), |cause| cause.source());
     causes.fold(error.to_string(), |text, cause| format!("{text}: {cause}"))
 }
@@ -117,16 +140,22 @@ impl Cluster {
             }
             None => kube::Config::incluster().map_err(ConnectError::NotInCluster)?,
         };
-        config.connect_timeout = Some(ANSWER_TIMEOUT);
+        config.connect_timeout = Some(CONNECT_TIMEOUT);
         let address = config.cluster_url.to_string();
         let client = kube::Client::try_from(config).map_err(ConnectError::Client)?;
         Ok(Self::of(client, address, outage))
     }
 
     fn of(client: kube::Client, address: String, outage: Duration) -> Self {
-        let contacts = Contacts::new(outage);
-        let (missed, answered, unanswered) = Default::default();
-        Self(Arc::new(Inner { client, address, contacts, missed, answered, unanswered }))
+        Self(Arc::new(Inner {
+            client,
+            address,
+            contacts: Contacts::new(outage),
+            missed: Mutex::new(None),
+            questions: Semaphore::new(QUESTIONS),
+            answered: AtomicU64::new(0),
+            unanswered: AtomicU64::new(0),
+        }))
     }
 
     /// Its URL.
@@ -169,19 +198,38 @@ impl Cluster {
         &self,
         question: impl Future<Output = kube::Result<T>>,
     ) -> Result<T, ClusterError> {
-        let missed = || self.0.missed.lock().unwrap_or_else(PoisonError::into_inner);
-        if missed().is_some_and(|at| at.elapsed() < AWAY_FOR) {
+        if self.seems_away() {
             return Err(ClusterError::Away);
         }
+        let question = async {
+            let _turn = self.0.questions.acquire().await;
+            question.await
+        };
         let answer = match tokio::time::timeout(ANSWER_TIMEOUT, question).await {
             Ok(answer) => answer.map_err(ClusterError::from),
+            // One question may be hard: others need not be.
             Err(_) => Err(ClusterError::TimedOut),
         };
-        let is_away = matches!(answer, Err(ClusterError::Failed(_) | ClusterError::TimedOut));
         let counter = if answer.is_ok() { &self.0.answered } else { &self.0.unanswered };
         counter.fetch_add(1, Ordering::Relaxed);
-        *missed() = is_away.then(Instant::now);
+        let is_away = matches!(answer, Err(ClusterError::Failed(_)));
+        *self.missed() = is_away.then(Instant::now);
         answer
+    }
+
+    /// Whether somebody else just found out that it is away, or is about to.
+    fn seems_away(&self) -> bool {
+        let mut missed = self.missed();
+        let Some(at) = &mut *missed else { return false };
+        if at.elapsed() < AWAY_FOR {
+            return true;
+        }
+        *at = Instant::now();
+        false
+    }
+
+    fn missed(&self) -> MutexGuard<'_, Option<Instant>> {
+        self.0.missed.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 

@@ -113,6 +113,24 @@ impl TokenRules {
         }
     }
 
+    /// All audiences that are accepted, as far as their names are known.
+    pub(crate) fn accepted_audiences(&self) -> Vec<String> {
+        let mut accepted = self.audiences.clone();
+        if let ApiServerTokens::For(names) = &self.api_server {
+            accepted.extend_from_slice(names);
+        }
+        accepted
+    }
+
+    /// When a token ends that somebody else has verified, if it is good by these rules.
+    pub(crate) fn end_of(
+        &self,
+        token: &CompactToken<'_>,
+        now: SystemTime,
+    ) -> Result<Option<SystemTime>, TokenError> {
+        self.accept_times(&Claims::read(&token.claims)?, now)
+    }
+
     /// Checks the times as Kubernetes does, and tells when the token ends.
     fn accept_times(&self, claims: &Claims, now: SystemTime) -> Result<Option<SystemTime>, TokenError> {
         let later = |time: SystemTime, by| time.checked_add(by).unwrap_or(time);
@@ -242,15 +260,13 @@ impl ServiceAccounts {
         token: &CompactToken<'_>,
         issuer: &Issuer,
     ) -> Result<Option<Authenticated>, AuthenticationError> {
-        let keys = issuer.keys.named(token.key_id.as_deref()).await?;
-        if keys.is_empty() {
-            // A cluster may keep some of its keys to itself.
-            return if issuer.name == IssuerName::AnyOfCluster {
-                Ok(None)
-            } else {
-                Err(TokenError::Key.into())
-            };
-        }
+        let keys = match (issuer.keys.named(token.key_id.as_deref()).await, &issuer.name) {
+            (Ok(keys), _) if !keys.is_empty() => keys,
+            // A cluster may keep some of its keys to itself, or all.
+            (Ok(_) | Err(_), IssuerName::AnyOfCluster) => return Ok(None),
+            (Ok(_), IssuerName::Exactly(_)) => return Err(TokenError::Key.into()),
+            (Err(error), IssuerName::Exactly(_)) => return Err(error),
+        };
         if !keys.iter().any(|key| key.verifies(&token.algorithm, token.signed, &token.signature)) {
             return Err(TokenError::Signature.into());
         }
@@ -285,6 +301,12 @@ impl Authenticator for ServiceAccounts {
 /// Whether `token` claims to be a service account's, whoever made it.
 pub(crate) fn is_of_service_account(token: &CompactToken<'_>) -> bool {
     token.claims.contains_key(BOUND) || token.issuer() == Some(LEGACY_ISSUER)
+}
+
+/// When a token ends, as it says itself.
+pub(crate) fn end_of(token: &CompactToken<'_>) -> Option<SystemTime> {
+    let seconds = token.claims.get("exp")?.as_f64()?;
+    SystemTime::UNIX_EPOCH.checked_add(Duration::try_from_secs_f64(seconds).ok()?)
 }
 
 /// Refuses a service account that `accounts` knows to be gone.

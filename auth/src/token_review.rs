@@ -11,21 +11,26 @@ use k8s_openapi::api::authentication::v1::{TokenReview, TokenReviewSpec, UserInf
 use kube::Api;
 use kube::api::PostParams;
 
-use crate::cluster::{Answers, Cluster, ClusterError};
+use crate::cluster::{Answers, Cluster, ClusterError, Lasting};
 use crate::compact_token::CompactToken;
 use crate::keyed_hash::KeyedHash;
 use crate::service_account::{self, Account, Accounts, Standing};
 use crate::{
-    Authenticated, AuthenticationError, Authenticator, Credential, Identity, NoRandomness, Secret,
-    ServiceAccounts,
+    Authenticated, AuthenticationError, Authenticator, Clock, Credential, Identity, NoRandomness, Secret,
+    ServiceAccounts, TokenError, TokenRules,
 };
+
+/// How long it is not asked again about a token that is nobody's.
+const REFUSED_FOR: Duration = Duration::from_secs(5);
 
 /// Asks the API server whose a token is, and remembers the answer for a while.
 #[derive(Debug)]
 pub struct TokenReviews {
     cluster: Cluster,
     accounts: Arc<dyn Accounts>,
-    audiences: Vec<String>,
+    rules: TokenRules,
+    known_for: Duration,
+    clock: Clock,
     key: KeyedHash,
     answers: Answers<Verdict>,
 }
@@ -34,38 +39,59 @@ pub struct TokenReviews {
 type Verdict = Result<Arc<Identity>, Arc<str>>;
 
 impl TokenReviews {
-    /// Asks `cluster`, and not again for `known_for`. What it says of a service account counts while `accounts` has that one,
-    /// whose token must be for one of `audiences`; if there are none, for the API server itself.
+    /// Asks `cluster`, and not again for `known_for`. What it says of a service account counts while `accounts` has that one and
+    /// the token obeys `rules`.
     ///
     /// # Errors
     /// Without randomness.
     pub fn new(
         cluster: Cluster,
         accounts: Arc<dyn Accounts>,
-        audiences: Vec<String>,
+        rules: TokenRules,
         known_for: Duration,
+        clock: Clock,
     ) -> Result<Self, NoRandomness> {
-        let answers = Answers::new(known_for, cluster.outage());
-        Ok(Self { cluster, accounts, audiences, key: KeyedHash::new()?, answers })
+        let (key, answers) = (KeyedHash::new()?, Answers::new());
+        Ok(Self { cluster, accounts, rules, known_for, clock, key, answers })
     }
 
-    /// Tells whose `token` is. One that is no service account's can be for the API server alone: whoever makes those knows of
-    /// no other audiences.
-    async fn review(&self, token: &Secret) -> Result<Arc<Identity>, AuthenticationError> {
-        let claims = CompactToken::parse(token.expose());
-        let is_of_account = claims.is_ok_and(|token| service_account::is_of_service_account(&token));
-        let audiences = if is_of_account { &*self.audiences } else { &[] };
+    /// Tells whose `token` is, and when it ends if it says so. One that is no service account's can be for the API server alone:
+    /// whoever makes those knows of no other audiences.
+    async fn review(&self, token: &Secret) -> Result<Authenticated, AuthenticationError> {
+        let parsed = CompactToken::parse(token.expose()).ok();
+        let of_account = parsed.as_ref().filter(|token| service_account::is_of_service_account(token));
+        let audiences = if of_account.is_some() { self.rules.accepted_audiences() } else { Vec::new() };
         let question = self.key.of([token.expose()].into_iter().chain(audiences.iter().map(String::as_str)));
-        let counts = |verdict: &Verdict| match verdict {
-            Ok(identity) => self.is_there(identity),
-            Err(_) => false,
+        let lasting = |verdict: &Verdict| match verdict {
+            Ok(identity) if self.is_there(identity) => {
+                Lasting { fresh: self.known_for, outage: self.cluster.outage() }
+            }
+            Ok(_) => Lasting::NOT,
+            Err(_) => Lasting { fresh: REFUSED_FOR, ..Lasting::NOT },
         };
-        let verdict = self.answers.get(&question, counts, self.ask(token, audiences)).await;
-        match verdict {
-            Ok(Ok(identity)) => Ok(identity),
-            Ok(Err(reason)) => Err(AuthenticationError::Rejected(reason.to_string())),
-            Err(error) => Err(AuthenticationError::Unavailable(error.into())),
+        let verdict = self.answers.get(&question, lasting, self.ask(token, &audiences)).await;
+        let identity = match verdict {
+            Ok(Ok(identity)) => identity,
+            Ok(Err(reason)) => return Err(AuthenticationError::Rejected(reason.to_string())),
+            Err(error) => return Err(AuthenticationError::Unavailable(error.into())),
+        };
+        if of_account.is_none() && Account::of(&identity).is_some() {
+            // What it is for has not been asked.
+            return Err(AuthenticationError::Rejected(
+                "the token of a service account has another form".to_owned(),
+            ));
         }
+        // The API server has verified what the token says of itself.
+        let now = self.clock.now();
+        let expires = match (of_account, parsed.as_ref()) {
+            (Some(token), _) => self.rules.end_of(token, now)?,
+            (None, Some(token)) => service_account::end_of(token),
+            (None, None) => None,
+        };
+        if expires.is_some_and(|expires| expires + self.rules.leeway < now) {
+            return Err(TokenError::Expired.into());
+        }
+        Ok(Authenticated { identity, expires })
     }
 
     fn is_there(&self, identity: &Identity) -> bool {
@@ -111,8 +137,7 @@ fn identity(user: UserInfo) -> Option<Identity> {
 impl Authenticator for TokenReviews {
     async fn identify(&self, credential: &Credential) -> Result<Option<Authenticated>, AuthenticationError> {
         let Some(token) = credential.token().filter(|token| is_one_word(token)) else { return Ok(None) };
-        let identity = self.review(token).await?;
-        Ok(Some(Authenticated { identity, expires: None }))
+        self.review(token).await.map(Some)
     }
 }
 
@@ -142,12 +167,13 @@ impl Authenticator for ConfirmedAccounts {
         else {
             return Ok(None);
         };
-        let identity = self.reviews.review(token).await?;
+        let confirmed = self.reviews.review(token).await?;
+        let identity = &confirmed.identity;
         if (&identity.name, &identity.uid) != (&known.identity.name, &known.identity.uid) {
             return Err(AuthenticationError::Rejected(
                 "the API server says that the token is another's".to_owned(),
             ));
         }
-        Ok(Some(Authenticated { identity, ..known }))
+        Ok(Some(confirmed))
     }
 }

@@ -10,7 +10,7 @@ use std::str::FromStr;
 use std::sync::Arc;
 
 use anyhow::{Context, bail};
-use auth::bindings::{Folder, WatchedBindings};
+use auth::bindings::{Folder, WatchedBindings, is_restricted};
 use auth::rbac::{Policy, Rbac, Remedy};
 use auth::{
     AccessReviews, AnyUser, Authorizer, Cluster, Credential, Decision, Everyone, Identity,
@@ -181,8 +181,8 @@ enum Rules {
     Fixed(Arc<dyn Authorizer>),
     /// Roles and bindings in a folder.
     Folder(Arc<Rbac>, PathBuf),
-    /// Those of a cluster.
-    Cluster(Arc<Rbac>),
+    /// Those of a cluster, which is asked about whoever they say too much of.
+    Cluster(Arc<Rbac>, AccessReviews),
     /// The cluster, which says no more than yes or no.
     Asked(AccessReviews),
 }
@@ -203,7 +203,9 @@ impl Rules {
             Permission::Cluster(wanted) => {
                 let cluster = Cluster::connect(wanted.kubeconfig.as_deref(), wanted.outage).await?;
                 match wanted.permission {
-                    ClusterPermission::Bindings => Self::Cluster(WatchedBindings::read(&cluster).await?),
+                    ClusterPermission::Bindings => {
+                        Self::Cluster(WatchedBindings::read(&cluster).await?, AccessReviews::new(cluster)?)
+                    }
                     ClusterPermission::AccessReviews => Self::Asked(AccessReviews::new(cluster)?),
                 }
             }
@@ -228,7 +230,8 @@ impl Rules {
                 };
                 Ok(rbac.read(|policy| explain(policy, caller, act, help)))
             }
-            Self::Cluster(rbac) => {
+            Self::Cluster(_, reviews) if is_restricted(caller) => ask(reviews, caller, act).await,
+            Self::Cluster(rbac, _) => {
                 let help = |Remedy { kubectl, oc, .. }| {
                     format!("To allow it:\n  {kubectl}\nor on OpenShift:\n  {oc}\n")
                 };

@@ -616,7 +616,7 @@ impl Login {
                 issuer.optional("issuer", "What their tokens have as `iss`, such as `https://kubernetes.default.svc`.");
             let keys: Option<String> = issuer.optional(
                 "keys",
-                "Their public keys: a file of them (PEM, or a JSON Web Key Set as `kubectl get --raw /openid/v1/jwks` prints it), read again when it changes, or the URL of such a set. Without it they are the cluster's, or without a cluster where the issuer says.",
+                "Their public keys: a file of them (PEM, or a JSON Web Key Set as `kubectl get --raw /openid/v1/jwks` prints it), read again when it changes, or the URL of such a set. Without it they are where the issuer says.",
             );
             let authorities: Option<PathBuf> = issuer.optional(
                 "ca",
@@ -636,7 +636,6 @@ impl Login {
                     }
                 },
                 Some(file) => Keys::File(file.into()),
-                None if has_cluster => Keys::OfCluster,
                 None if name.as_ref().is_some_and(|name| name.starts_with("https://")) => {
                     Keys::Published { at: None, authorities }
                 }
@@ -647,6 +646,10 @@ impl Login {
             };
             Some(Issuer { name: name?, keys })
         });
+        if has_cluster && !issuers.is_empty() {
+            let what = "the cluster that is asked knows its issuers and their keys; remove it";
+            kubernetes.problem("issuers", what.to_owned());
+        }
         let audiences: Vec<String> = kubernetes.list(
             "audiences",
             "The registry's names in the `aud` of tokens, as `kubectl create token --audience` sets them.",
@@ -721,24 +724,27 @@ impl Cluster {
             let what = "a folder of roles and bindings is named beside it; remove one of the two";
             kubernetes.problem("kubeconfig", what.to_owned());
         }
-        Self {
-            kubeconfig,
-            permission: kubernetes.get(
-                "permission",
-                ClusterPermission::Bindings,
-                "How a cluster tells what somebody may: by its roles and bindings, which are watched, or by a SubjectAccessReview for each question.",
-            ),
-            outage: kubernetes.get(
-                "outage",
-                Duration::from_secs(60 * 60),
-                "How long what the cluster told counts while it does not answer.",
-            ),
-            revocation: kubernetes.get(
-                "revocation",
-                Duration::from_secs(60),
-                "How long a token may be good whose pod or Secret was deleted; 20 seconds at least. An account that is deleted ends it at once.",
-            ),
+        let permission = kubernetes.get(
+            "permission",
+            ClusterPermission::Bindings,
+            "How a cluster tells what somebody may: by its roles and bindings, which are watched, or by a SubjectAccessReview for each question.",
+        );
+        let outage = kubernetes.get(
+            "outage",
+            Duration::from_secs(60 * 60),
+            "How long what the cluster told counts while it does not answer; 3 minutes at least, since it is heard of about once a minute.",
+        );
+        let revocation = kubernetes.get(
+            "revocation",
+            Duration::from_secs(60),
+            "How long a token may be good whose pod or Secret was deleted; 20 seconds at least. A token that the registry gave for it lasts on until its own end (`tokenlifetime`). An account that is deleted ends both within a second or two.",
+        );
+        for (key, value, least) in [("outage", outage, 180), ("revocation", revocation, 20)] {
+            if value < Duration::from_secs(least) {
+                kubernetes.problem(key, format!("it is too short to be kept; write {least}s or more"));
+            }
         }
+        Self { kubeconfig, permission, outage, revocation }
     }
 }
 

@@ -615,6 +615,14 @@ fn a_login_needs_a_folder_keys_and_an_audience() {
             "c.yml:2: auth.openshift: it means the same as \"auth.kubernetes\"; remove one of the two",
         ),
         (
+            "auth: {kubernetes: {issuers: [{issuer: 'https://x'}]}}",
+            "c.yml:2: auth.kubernetes.issuers: the cluster that is asked knows its issuers and their keys; remove it",
+        ),
+        (
+            "auth: {kubernetes: {outage: 1m}}",
+            "c.yml:2: auth.kubernetes.outage: it is too short to be kept; write 180s or more",
+        ),
+        (
             "auth: {kubernetes: {folder: rbac, kubeconfig: k}}",
             "c.yml:2: auth.kubernetes.kubeconfig: a folder of roles and bindings is named beside it; remove one of the two",
         ),
@@ -661,11 +669,8 @@ fn without_a_folder_a_cluster_is_asked_and_openshift_says_so_in_its_own_words() 
     };
     let (plain, _) = cluster("auth: {kubernetes: {}}");
     assert_eq!((plain.kubeconfig, plain.permission), (None, ClusterPermission::Bindings));
-    let (asked, login) = cluster(
-        "auth: {kubernetes: {kubeconfig: k, permission: accessreviews, issuers: [{issuer: 'https://x'}]}}",
-    );
+    let (asked, _) = cluster("auth: {kubernetes: {kubeconfig: k, permission: accessreviews}}");
     assert_eq!((asked.kubeconfig, asked.permission), (Some("k".into()), ClusterPermission::AccessReviews));
-    assert_eq!(login.issuers[0].keys, Keys::OfCluster);
     let (asked, login) = cluster(
         "auth: {openshift: {}}\nopenshift: {version: 1.0, kubeconfig: k, auth: {realm: openshift, tokenrealm: 'https://r'}}",
     );

@@ -49,6 +49,12 @@ impl Proxies {
             }
             return Sender { address: peer, by_trusted_proxy: false };
         }
+        if headers.contains_key(FORWARDED)
+            && TOLD_BY_PROXIES.iter().any(|name| *name != FORWARDED && headers.contains_key(name))
+        {
+            // A proxy that writes the older ones passes on what a client made up in this one.
+            headers.remove(FORWARDED);
+        }
         let mut address = peer;
         for hop in hops(headers) {
             // What cannot be read hides everything behind it.

@@ -31,6 +31,11 @@ impl Failures {
         (owed + self.every).checked_sub(self.at_once).filter(|wait| !wait.is_zero())
     }
 
+    /// Begins an attempt of `source`.
+    pub(super) fn attempt(&self, source: IpAddr) -> Attempt<'_> {
+        Attempt { failures: self, source }
+    }
+
     /// Counts a failure.
     pub(super) fn note(&self, source: IpAddr) {
         let (network, now) = (network(source), Instant::now());
@@ -43,6 +48,25 @@ impl Failures {
             // It fails when there are too many sources to remember this one.
             let _ = place.insert(later(now));
         }
+    }
+}
+
+/// One attempt under way. It has failed unless it is said to have gone well: whoever hangs up guesses on.
+pub(super) struct Attempt<'a> {
+    failures: &'a Failures,
+    source: IpAddr,
+}
+
+impl Attempt<'_> {
+    /// It was no failure.
+    pub(super) fn forgive(self) {
+        std::mem::forget(self);
+    }
+}
+
+impl Drop for Attempt<'_> {
+    fn drop(&mut self) {
+        self.failures.note(self.source);
     }
 }
 

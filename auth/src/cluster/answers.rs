@@ -19,11 +19,24 @@ const REMEMBERED: usize = 10_000;
 /// What was answered, by the keyed hash of the question.
 pub(crate) struct Answers<V> {
     slots: Cache<Hash, Arc<Slot<V>>>,
-    fresh_for: Duration,
-    outage: Duration,
 }
 
-/// Whoever asks holds it, and others with the same question wait for it. Whoever hangs up while asking loses nothing.
+/// How long an answer counts.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Lasting {
+    /// Without anybody being asked.
+    pub(crate) fresh: Duration,
+    /// While nobody can be asked.
+    pub(crate) outage: Duration,
+}
+
+impl Lasting {
+    /// An answer that counts for nothing any more.
+    pub(crate) const NOT: Self = Self { fresh: Duration::ZERO, outage: Duration::ZERO };
+}
+
+/// Whoever asks holds it, meanwhile others with the same question wait for it: that is what it is for, so it is of the kind that may
+/// be held across an await. Whoever hangs up while asking loses nothing.
 type Slot<V> = Mutex<Option<Answer<V>>>;
 
 struct Answer<V> {
@@ -32,26 +45,24 @@ struct Answer<V> {
 }
 
 impl<V: Clone> Answers<V> {
-    /// Answers are not asked for again for `fresh_for`, and for `outage` if nobody answers.
-    pub(crate) fn new(fresh_for: Duration, outage: Duration) -> Self {
-        Self { slots: Cache::new(REMEMBERED), fresh_for, outage }
+    pub(crate) fn new() -> Self {
+        Self { slots: Cache::new(REMEMBERED) }
     }
 
-    /// The answer to the question of this hash, remembered if it still `counts`, or else by `ask`.
+    /// The answer to the question of this hash: a remembered one for as long as it is `lasting`, or else what `ask` brings.
     pub(crate) async fn get(
         &self,
         question: &Hash,
-        counts: impl Fn(&V) -> bool,
+        lasting: impl Fn(&V) -> Lasting,
         ask: impl Future<Output = Result<V, ClusterError>>,
     ) -> Result<V, ClusterError> {
-        let slot = self.slots.get_or_insert_with(question, || Ok::<_, Infallible>(Arc::default()));
-        let Ok(slot) = slot;
+        let Ok(slot) = self.slots.get_or_insert_with(question, || Ok::<_, Infallible>(Arc::default()));
         let mut known = slot.lock().await;
-        let old = |limit| {
-            let answer: &Answer<V> = known.as_ref()?;
-            (answer.asked.elapsed() < limit && counts(&answer.value)).then(|| answer.value.clone())
+        let old = |limit: fn(Lasting) -> Duration| {
+            let Answer { value, asked } = known.as_ref()?;
+            (asked.elapsed() < limit(lasting(value))).then(|| value.clone())
         };
-        if let Some(value) = old(self.fresh_for) {
+        if let Some(value) = old(|lasting| lasting.fresh) {
             return Ok(value);
         }
         let asked = Instant::now();
@@ -60,13 +71,14 @@ impl<V: Clone> Answers<V> {
                 *known = Some(Answer { value: value.clone(), asked });
                 Ok(value)
             }
-            Err(error) => old(self.outage).ok_or(error),
+            Err(error) if error.is_outage() => old(|lasting| lasting.outage).ok_or(error),
+            Err(error) => Err(error),
         }
     }
 }
 
 impl<V> fmt::Debug for Answers<V> {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        formatter.debug_struct("Answers").field("fresh_for", &self.fresh_for).finish_non_exhaustive()
+        formatter.debug_struct("Answers").field("slots", &self.slots.len()).finish()
     }
 }

@@ -97,6 +97,11 @@ impl Pulse {
     pub(super) fn beat(&self) {
         let now = u64::try_from(self.since.elapsed().as_millis()).unwrap_or(u64::MAX);
         self.heard.store(now.max(1), Ordering::Relaxed);
+        self.answer();
+    }
+
+    /// There is somebody, who has told nothing yet.
+    pub(super) fn answer(&self) {
         if self.failing.swap(false, Ordering::Relaxed) {
             tracing::info!(kind = self.kind, "the API server is heard again");
         }
@@ -114,7 +119,7 @@ impl Pulse {
     }
 
     /// How long nothing has been heard; none if nothing ever was.
-    fn silence(&self) -> Option<Duration> {
+    pub(super) fn silence(&self) -> Option<Duration> {
         match self.heard.load(Ordering::Relaxed) {
             0 => None,
             heard => Some(self.since.elapsed().saturating_sub(Duration::from_millis(heard))),

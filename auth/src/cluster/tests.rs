@@ -1,7 +1,8 @@
 //! What is asked of an API server, and what is made of its answers, by one that does what it is told to.
 
 use std::collections::HashMap;
-use std::sync::atomic::AtomicBool;
+use std::sync::atomic::{AtomicBool, AtomicU16};
+use std::time::SystemTime;
 
 use bytes::Bytes;
 use futures_util::{FutureExt, stream};
@@ -18,11 +19,12 @@ use tower::{BoxError, service_fn};
 use super::*;
 use crate::bindings::WatchedBindings;
 use crate::{
-    AccessReviews, Account, Accounts, AuthenticationError, Authenticator, Authorizer, Credential, Decision,
-    Identity, ResourceAttributes, Secret, Standing, TokenReviews, WatchedAccounts,
+    AccessReviews, Account, Accounts, AuthenticationError, Authenticator, Authorizer, Clock, Credential,
+    Decision, Identity, ResourceAttributes, Secret, Standing, TokenReviews, TokenRules, WatchedAccounts,
 };
 
 const OUTAGE: Duration = Duration::from_secs(3600);
+const NOW: u64 = 1_800_000_000;
 const KNOWN_FOR: Duration = Duration::from_secs(40);
 
 const ACCOUNTS: &str = "/api/v1/serviceaccounts";
@@ -43,6 +45,10 @@ struct Script {
     queries: Mutex<Vec<String>>,
     is_away: AtomicBool,
     is_old: AtomicBool,
+    /// The status of its answers to what is asked by POST, unless that is 0.
+    refuses: AtomicU16,
+    /// What happens to bindings while they are told for the first time.
+    meanwhile: Mutex<Vec<Value>>,
 }
 
 type Answer = Response<BoxBody<Bytes, BoxError>>;
@@ -98,6 +104,11 @@ impl Script {
             let body: Value = serde_json::from_slice(&body.collect_bytes().await?)?;
             self.asked.lock().unwrap().push((path, body["spec"].clone()));
             tokio::task::yield_now().await;
+            let refuses = self.refuses.load(Ordering::SeqCst);
+            if refuses != 0 {
+                let refusal = json!({ "status": "Failure", "code": refuses, "message": "no" });
+                return Ok(json_answer(StatusCode::from_u16(refuses).unwrap(), &refusal));
+            }
             let status = self.verdict.lock().unwrap().clone();
             return Ok(json_answer(
                 StatusCode::CREATED,
@@ -121,6 +132,11 @@ impl Script {
         if streams_list {
             for object in objects {
                 sender.send(json!({ "type": "ADDED", "object": object }).to_string() + "\n")?;
+            }
+            if path == ROLE_BINDINGS {
+                for event in self.meanwhile.lock().unwrap().drain(..) {
+                    sender.send(event.to_string() + "\n")?;
+                }
             }
             let annotations = json!({ INITIAL_EVENTS_END: "true" });
             let metadata = json!({ "resourceVersion": "7", "annotations": annotations });
@@ -282,7 +298,7 @@ async fn a_connection_that_is_dead_without_saying_so_is_noticed() {
     until(async || cluster.contact() == Contact::Current).await;
     // The stream stays open and says nothing; a new one is refused.
     script.is_away.store(true, Ordering::SeqCst);
-    tokio::time::sleep(Duration::from_secs(125)).await;
+    tokio::time::sleep(Duration::from_secs(65)).await;
     assert_eq!(cluster.contact(), Contact::Current);
     tokio::time::sleep(Duration::from_secs(10)).await;
     assert!(matches!(cluster.contact(), Contact::Silent(_)));
@@ -318,16 +334,21 @@ impl Accounts for AllThere {
 }
 
 fn reviews(script: &Arc<Script>, audiences: &[&str]) -> TokenReviews {
-    let audiences = audiences.iter().map(|&audience| audience.to_owned()).collect();
-    TokenReviews::new(script.cluster(), Arc::new(AllThere), audiences, KNOWN_FOR).unwrap()
+    let audiences: Vec<_> = audiences.iter().map(|&audience| audience.to_owned()).collect();
+    let rules = TokenRules::for_audiences(audiences);
+    let clock = Clock::new(|| SystemTime::UNIX_EPOCH + Duration::from_secs(NOW));
+    TokenReviews::new(script.cluster(), Arc::new(AllThere), rules, KNOWN_FOR, clock).unwrap()
 }
 
 fn known(name: &str, audiences: &[&str]) -> Value {
     json!({ "authenticated": true, "user": { "username": name, "groups": ["g"] }, "audiences": audiences })
 }
 
-/// A JSON Web Token with these claims, which nobody signed.
+/// A JSON Web Token with these claims beside what every account's has, which nobody signed.
 fn token_with(claims: &Value) -> String {
+    let mut all = json!({ "sub": "x", "aud": ["registry"], "iat": NOW, "exp": NOW + 3600 });
+    all.as_object_mut().unwrap().extend(claims.as_object().unwrap().clone());
+    let claims = &all;
     use base64::Engine as _;
     use base64::prelude::BASE64_URL_SAFE_NO_PAD as BASE64;
     let part = |value: &Value| BASE64.encode(value.to_string());
@@ -373,6 +394,67 @@ async fn the_audiences_that_are_asked_about_depend_on_the_form_of_the_token() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_token_ends_when_it_says_so_whatever_was_answered_about_it() {
+    let script = Script::new();
+    let reviews = reviews(&script, &["registry"]);
+    script.says(known("ann", &["registry"]));
+    let known = async |claims: Value| {
+        let token = token_with(&claims);
+        let known = reviews.identify(&Credential::Token(Secret::new(token))).await;
+        known.map(|known| {
+            known.unwrap().expires.map(|end| end.duration_since(SystemTime::UNIX_EPOCH).unwrap().as_secs())
+        })
+    };
+    let of_person = |end: u64| json!({ "iss": "https://login.example", "exp": end });
+    assert_eq!(known(of_person(NOW + 20)).await.unwrap(), Some(NOW + 20));
+    assert!(known(of_person(NOW - 100)).await.is_err());
+    // One of an account is good for a day, if not for less, although nobody verified it here.
+    let of_account =
+        |issued: u64, end: u64| json!({ "iss": "x", "kubernetes.io": {}, "iat": issued, "exp": end });
+    assert_eq!(known(of_account(NOW, NOW + 20)).await.unwrap(), Some(NOW + 20));
+    assert_eq!(known(of_account(NOW, NOW + 200_000)).await.unwrap(), Some(NOW + 86_400));
+    assert!(known(of_account(NOW - 200_000, NOW + 200_000)).await.is_err());
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_account_is_not_let_in_by_a_token_whose_audience_was_not_asked_about() {
+    let script = Script::new();
+    let reviews = reviews(&script, &["registry"]);
+    script.says(known("system:serviceaccount:team:builder", &[]));
+    assert!(name(&reviews, "{not.compact}").await.unwrap_err().contains("another form"));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_refusal_is_no_outage() {
+    let script = Script::new();
+    let reviews = reviews(&script, &[]);
+    script.says(known("ann", &[]));
+    assert!(name(&reviews, "token").await.is_ok());
+    tokio::time::sleep(KNOWN_FOR).await;
+    script.refuses.store(403, Ordering::SeqCst);
+    assert_eq!(name(&reviews, "token").await, Err("unavailable".to_owned()));
+    script.refuses.store(503, Ordering::SeqCst);
+    assert!(name(&reviews, "token").await.is_ok());
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_happens_while_everything_is_told_is_not_lost() {
+    let script = Script::new();
+    script.has(CLUSTER_ROLES, puller());
+    script.has(ROLE_BINDINGS, binding("pullers", "ann"));
+    script.has(ROLE_BINDINGS, binding("others", "bob"));
+    *script.meanwhile.lock().unwrap() = vec![
+        json!({ "type": "DELETED", "object": binding("pullers", "ann") }),
+        json!({ "type": "MODIFIED", "object": binding("others", "cid") }),
+    ];
+    let (bindings, watching) = WatchedBindings::watch(&script.cluster()).unwrap();
+    let _running = running(watching);
+    until(async || may_pull(&bindings, "cid").await == Some(true)).await;
+    assert_eq!(may_pull(&bindings, "ann").await, Some(false));
+    assert_eq!(may_pull(&bindings, "bob").await, Some(false));
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_token_is_asked_about_once_however_many_show_it() {
     let script = Script::new();
     let reviews = Arc::new(reviews(&script, &[]));
@@ -407,6 +489,8 @@ async fn a_token_that_is_not_good_any_more_is_forgotten() {
     assert!(name(&reviews, "token").await.unwrap_err().contains("does not know"));
     // Even if nobody can be asked then: what was said last was no.
     script.goes_away();
+    assert!(name(&reviews, "token").await.unwrap_err().contains("does not know"));
+    tokio::time::sleep(Duration::from_secs(5)).await;
     assert_eq!(name(&reviews, "token").await, Err("unavailable".to_owned()));
 }
 

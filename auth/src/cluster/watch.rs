@@ -14,21 +14,31 @@ use futures_util::{Stream, TryStreamExt};
 use kube::api::{ListParams, WatchEvent, WatchParams};
 use kube::{Api, Resource};
 use serde::de::DeserializeOwned;
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout};
 
 use super::{Pulse, with_causes};
 
 /// How many objects a page has.
 const PAGE: u32 = 500;
 
-/// After how many seconds a watch ends and begins again.
-const WATCH_SECONDS: u32 = 120;
+/// After how many seconds a watch ends and begins again. A server says by a bookmark up to where it told everything about each
+/// minute, and shortly before the end.
+const WATCH_SECONDS: u32 = 60;
+
+/// A watch that ends sooner than this was none.
+const SHORTEST: Duration = Duration::from_secs(1);
+
+/// After how long a silence everything is read again, instead of waiting for what happened meanwhile to be told.
+const READ_AGAIN_AFTER: Duration = Duration::from_secs(300);
 
 /// How long an open watch may say nothing, not even that it ends: the connection is dead then.
 const SILENCE: Duration = Duration::from_secs(WATCH_SECONDS as u64 + 10);
 
 /// The waiting between attempts, from the first to the longest.
 const BACKOFF: (Duration, Duration) = (Duration::from_millis(200), Duration::from_secs(10));
+
+/// The status of a watch from where the server has forgotten what happened since.
+const GONE: u16 = 410;
 
 /// The annotation of the bookmark that ends the objects which were there before a watch began.
 const INITIAL_EVENTS_END: &str = "k8s.io/initial-events-end";
@@ -52,13 +62,18 @@ pub(crate) trait Listener: Send {
 
 /// Tells `listener` all that `api` has, for ever.
 pub(crate) async fn watch<L: Listener>(api: Api<L::Object>, listener: L, pulse: Arc<Pulse>) {
-    let mut watch = Watch { api, listener, pulse, version: None, streams_lists: true };
+    let mut watch = Watch { api, listener, pulse, version: None };
     let mut wait = BACKOFF.0;
     loop {
         match watch.follow().await {
             Ok(()) => wait = BACKOFF.0,
+            // It happens to the best: what is known counts, and is read again.
+            Err(WatchError::Refused(status)) if status.code == GONE => watch.version = None,
             Err(error) => {
                 watch.pulse.miss(&error);
+                if watch.pulse.silence().is_none_or(|silence| silence > READ_AGAIN_AFTER) {
+                    watch.version = None;
+                }
                 tracing::debug!(
                     kind = watch.pulse.kind(),
                     error = &error as &dyn std::error::Error,
@@ -78,8 +93,6 @@ struct Watch<L: Listener> {
     pulse: Arc<Pulse>,
     /// Up to where everything has been heard.
     version: Option<String>,
-    /// Whether the server sends what is there as the beginning of a watch; one that is older, or whose etcd is, refuses to.
-    streams_lists: bool,
 }
 
 /// Why a watch ended.
@@ -93,6 +106,8 @@ enum WatchError {
     Silent,
     #[error("the API server ended its list early")]
     Incomplete,
+    #[error("the API server ended a watch at once")]
+    Short,
 }
 
 impl From<kube::Error> for WatchError {
@@ -107,28 +122,20 @@ impl From<kube::Error> for WatchError {
 impl<L: Listener> Watch<L> {
     /// Goes on from where everything has been heard, or from the beginning, until the connection ends.
     async fn follow(&mut self) -> Result<(), WatchError> {
-        if self.version.is_none() && !self.streams_lists {
-            self.list().await?;
-        }
-        let outcome = match self.version.clone() {
-            Some(version) => self.hear(WatchParams::default(), &version).await,
-            None => self.hear(WatchParams::streaming_lists(), "").await,
-        };
-        match &outcome {
-            // What happened since has been forgotten.
-            Err(WatchError::Refused(status)) if status.code == 410 => self.version = None,
-            // Whoever lacks a right, or asks too often, is refused pages just as well.
-            Err(WatchError::Refused(status))
-                if self.version.is_none()
-                    && self.streams_lists
-                    && !matches!(status.code, 401 | 403 | 429) =>
-            {
-                self.streams_lists = false;
-                return Ok(());
+        if self.version.is_none() {
+            match self.hear(WatchParams::streaming_lists(), "").await {
+                // A server that is older, or whose etcd is, does not send what is there as the beginning of a watch. Whoever lacks a
+                // right, or asks too often, is refused pages just as well.
+                Err(WatchError::Refused(status))
+                    if self.version.is_none() && !matches!(status.code, 401 | 403 | 429) =>
+                {
+                    self.list().await?;
+                }
+                outcome => return outcome,
             }
-            Ok(()) | Err(_) => {}
         }
-        outcome
+        let version = self.version.clone().unwrap_or_default();
+        self.hear(WatchParams::default(), &version).await
     }
 
     /// Reads everything, page by page.
@@ -156,16 +163,17 @@ impl<L: Listener> Watch<L> {
         let opened = timeout(SILENCE, self.api.watch(&params, version)).await;
         let events = opened.map_err(|_| WatchError::Silent)??;
         let mut events = pin!(events);
+        let began = Instant::now();
         if self.version.is_none() {
             self.hear_all(events.as_mut()).await?;
         }
-        self.pulse.beat();
+        self.pulse.answer();
         while let Some(event) =
             timeout(SILENCE, events.try_next()).await.map_err(|_| WatchError::Silent)??
         {
             self.heed(event)?;
         }
-        Ok(())
+        if began.elapsed() < SHORTEST { Err(WatchError::Short) } else { Ok(()) }
     }
 
     /// Hears of everything that is there. Nothing of it counts before the last has been heard.
@@ -173,19 +181,20 @@ impl<L: Listener> Watch<L> {
         &mut self,
         mut events: std::pin::Pin<&mut impl Stream<Item = kube::Result<WatchEvent<L::Object>>>>,
     ) -> Result<(), WatchError> {
-        let mut items = Vec::new();
+        let (mut items, mut since) = (Vec::new(), Vec::new());
         loop {
             match timeout(SILENCE, events.try_next()).await.map_err(|_| WatchError::Silent)?? {
-                Some(WatchEvent::Added(object) | WatchEvent::Modified(object)) => items.push(L::read(object)),
                 Some(WatchEvent::Bookmark(mark))
                     if mark.metadata.annotations.contains_key(INITIAL_EVENTS_END) =>
                 {
                     self.listener.all(items);
                     self.version = Some(mark.metadata.resource_version);
-                    return Ok(());
+                    self.pulse.beat();
+                    return since.into_iter().try_for_each(|event| self.heed(event));
                 }
-                Some(WatchEvent::Bookmark(_) | WatchEvent::Deleted(_)) => {}
-                Some(WatchEvent::Error(status)) => return Err(WatchError::Refused(status)),
+                Some(WatchEvent::Added(object)) if since.is_empty() => items.push(L::read(object)),
+                // What happens before the end has been told changes what was told before it.
+                Some(event) => since.push(event),
                 None => return Err(WatchError::Incomplete),
             }
         }

@@ -13,6 +13,7 @@ use tokio::time::Instant;
 
 use super::{PublicKey, matching, parse_jwks};
 use crate::AuthenticationError;
+use crate::cluster::with_causes;
 
 /// The shortest time between two fetches.
 const FETCH_INTERVAL: Duration = Duration::from_secs(1);
@@ -43,8 +44,16 @@ pub(super) struct FetchedKeys(Arc<Shared>);
 struct Shared {
     fetch: Arc<dyn FetchKeys>,
     known: RwLock<Known>,
-    /// Held while fetching: when the last fetch began, and why it failed, if it did.
-    last: Mutex<Option<(Instant, Result<(), String>)>>,
+    /// The last fetch. It is held while fetching, across an await, since others are to wait for its end.
+    last: Mutex<Option<Fetch>>,
+}
+
+#[derive(Debug)]
+struct Fetch {
+    began: Instant,
+    ended: Instant,
+    /// Why it failed, if it did.
+    outcome: Result<(), String>,
 }
 
 #[derive(Clone, Debug, Default)]
@@ -89,9 +98,10 @@ impl Shared {
 
     /// Fetches, unless somebody else did while this waited for its turn, or did within the last second.
     async fn refresh(self: Arc<Self>) -> Result<(), String> {
+        let asked = Instant::now();
         let mut last = self.last.lock().await;
-        if let Some((began, outcome)) = &*last
-            && began.elapsed() < FETCH_INTERVAL
+        if let Some(Fetch { began, ended, outcome }) = &*last
+            && (began.elapsed() < FETCH_INTERVAL || *ended > asked)
         {
             return outcome.clone();
         }
@@ -100,14 +110,14 @@ impl Shared {
         if let Err(problem) = &outcome {
             tracing::warn!(problem, "keys not fetched: those that are known stay");
         }
-        *last = Some((began, outcome.clone()));
+        *last = Some(Fetch { began, ended: Instant::now(), outcome: outcome.clone() });
         outcome
     }
 
     async fn fetch_once(&self, began: Instant) -> Result<(), String> {
         let fetched = tokio::time::timeout(FETCH_TIMEOUT, self.fetch.fetch()).await;
         let document =
-            fetched.map_err(|_| "it took too long".to_owned())?.map_err(|error| error.to_string())?;
+            fetched.map_err(|_| "it took too long".to_owned())?.map_err(|error| with_causes(&*error))?;
         let keys = Arc::new(parse_jwks(&document)?);
         let known = Known { keys, since: Some(began) };
         *self.known.write().unwrap_or_else(PoisonError::into_inner) = known;

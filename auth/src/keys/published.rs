@@ -128,6 +128,9 @@ fn trusting(path: &Path) -> Result<ClientConfig, PublishedKeysError> {
         let certificate = certificate.map_err(|error| wrong(error.into()))?;
         roots.add(certificate).map_err(|error| wrong(error.into()))?;
     }
+    if roots.is_empty() {
+        return Err(wrong("there is no certificate in it".into()));
+    }
     Ok(ClientConfig::builder().with_root_certificates(roots).with_no_client_auth())
 }
 

@@ -8,7 +8,7 @@ use kube::Api;
 use kube::core::PartialObjectMeta;
 
 use super::{Account, Accounts, Standing};
-use crate::cluster::{Cluster, Listener, watch};
+use crate::cluster::{Cluster, Contact, Listener, watch};
 
 /// Which service accounts there are, as far as the cluster's word counts.
 #[derive(Debug)]
@@ -33,13 +33,16 @@ impl WatchedAccounts {
 
 impl Accounts for WatchedAccounts {
     fn standing(&self, account: &Account<'_>) -> Standing {
-        if self.cluster.ensure_known().is_err() {
+        if let Contact::Lost(_) = self.cluster.contact() {
             return Standing::Unknown;
         }
         let uids = self.uids.read().unwrap_or_else(PoisonError::into_inner);
         match uids.get(key(account.namespace, account.name).as_str()) {
             Some(uid) if **uid == *account.uid => Standing::Current,
-            Some(_) | None => Standing::Gone,
+            Some(_) => Standing::Gone,
+            // It may have come since.
+            None if self.cluster.contact() != Contact::Current => Standing::Unknown,
+            None => Standing::Gone,
         }
     }
 }
@@ -64,7 +67,8 @@ impl Listener for Heard {
 
     fn all(&mut self, items: Vec<Self::Item>) {
         let all = items.into_iter().collect();
-        self.change(|uids| *uids = all);
+        // What was there is dropped after the lock is.
+        let _old = self.change(|uids| std::mem::replace(uids, all));
     }
 
     fn put(&mut self, (name, uid): Self::Item) {
