@@ -224,7 +224,11 @@ fn without_bindings_a_configuration_lets_in_everybody_or_every_user() {
     let open = cluster.configuration(&json!({ "auth": null }));
     let allowed = can_i(&open, "push team/app --as alice");
     assert_eq!(allowed.code, Some(0));
-    assert!(allowed.output.contains("the configuration, which lets everybody do everything"), "{}", allowed.output);
+    assert!(
+        allowed.output.contains("the configuration, which lets everybody do everything"),
+        "{}",
+        allowed.output
+    );
 
     let users = cluster.objects().parent().unwrap().join("htpasswd");
     std::fs::write(&users, "").unwrap();

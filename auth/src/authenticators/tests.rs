@@ -274,6 +274,43 @@ async fn whoever_guesses_waits_and_nobody_else_does() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn whoever_hangs_up_has_failed() {
+    let slow = Scripted::new(is("alice"));
+    let chain = chain().then(slow.clone(), Attempts::Limited);
+    for number in 0..20 {
+        let guess = password("alice", &format!("guess {number}"));
+        let guessing = chain.identify(&guess, HERE);
+        assert!(tokio::time::timeout(Duration::from_millis(1), guessing).await.is_err());
+    }
+    let error = chain.identify(&password("alice", "right"), HERE).await.unwrap_err();
+    assert!(matches!(error, AuthenticationError::TooManyFailures { .. }));
+    assert!(chain.identify(&password("alice", "right"), THERE).await.is_ok());
+}
+
+/// Whom a test says to be gone.
+#[derive(Debug, Default)]
+struct Roll(std::sync::atomic::AtomicBool);
+
+impl Accounts for Roll {
+    fn standing(&self, _: &Account<'_>) -> Standing {
+        if self.0.load(Ordering::SeqCst) { Standing::Gone } else { Standing::Current }
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_account_that_is_gone_is_not_remembered() {
+    let roll = Arc::new(Roll::default());
+    let chain = chain()
+        .then(Scripted::new(is("system:serviceaccount:team:builder")), Attempts::Unlimited)
+        .as_long_as_in(roll.clone());
+    assert!(name(&chain, &token("a")).await.is_ok());
+    roll.0.store(true, Ordering::SeqCst);
+    assert!(name(&chain, &token("a")).await.unwrap_err().contains("does not exist any more"));
+    roll.0.store(false, Ordering::SeqCst);
+    assert!(name(&chain, &token("a")).await.is_ok());
+}
+
+#[tokio::test(start_paused = true)]
 async fn what_has_not_the_shape_of_a_credential_is_refused_before_anybody_is_asked() {
     let one = Scripted::new(is("alice"));
     let chain = chain().then(one.clone(), Attempts::Limited);
