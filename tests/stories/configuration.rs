@@ -70,8 +70,16 @@ fn nobody_serves_the_world_by_leaving_a_line_out() {
     for arguments in [&["serve", &file][..], &["config", "check", &file]] {
         let refused = wharf::run(arguments, &[]);
         assert_eq!(refused.code, Some(1));
-        assert!(refused.complaint.starts_with(&format!("{file}:1: auth: it is missing")), "{}", refused.complaint);
-        assert!(refused.complaint.contains("write \"auth: none\" (REGISTRY_AUTH=none)"), "{}", refused.complaint);
+        assert!(
+            refused.complaint.starts_with(&format!("{file}:1: auth: it is missing")),
+            "{}",
+            refused.complaint
+        );
+        assert!(
+            refused.complaint.contains("write \"auth: none\" (REGISTRY_AUTH=none)"),
+            "{}",
+            refused.complaint
+        );
     }
     let said = wharf::run(&["config", "check", &file], &[("REGISTRY_AUTH", "none")]);
     assert_eq!(said.code, Some(0), "{}", said.complaint);

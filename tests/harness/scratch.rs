@@ -8,7 +8,7 @@ use std::{
 };
 
 /// A folder that is removed when everybody who has it in use has gone, in whatever way: dropped, ended, or killed.
-pub(super) struct Scratch {
+pub(crate) struct Scratch {
     path: PathBuf,
     /// The remover waits until nobody holds a copy of it any longer.
     in_use: Option<PipeWriter>,
@@ -16,7 +16,7 @@ pub(super) struct Scratch {
 }
 
 impl Scratch {
-    pub(super) fn new() -> Self {
+    pub(crate) fn new() -> Self {
         let path = tempfile::Builder::new().prefix("wharf-kubernetes-").tempdir().unwrap().keep();
         let (unused, in_use) = pipe().unwrap();
         let mut remover = Command::new("sh");
@@ -25,12 +25,12 @@ impl Scratch {
         Self { path, in_use: Some(in_use), remover }
     }
 
-    pub(super) fn path(&self) -> &Path {
+    pub(crate) fn path(&self) -> &Path {
         &self.path
     }
 
     /// The input of a program that uses the folder.
-    pub(super) fn in_use(&self) -> Stdio {
+    pub(crate) fn in_use(&self) -> Stdio {
         self.in_use.as_ref().expect("it is in use until it is dropped").try_clone().unwrap().into()
     }
 }
