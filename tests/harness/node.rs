@@ -4,19 +4,17 @@
 //! mounted for them, in whatever way the test ends. Settings and folders of the machine that
 //! the kubelet changes are copies there.
 
-mod control_groups;
-
 use std::{
     fs::{self, File},
-    path::PathBuf,
+    path::{Path, PathBuf},
     process::{Command, Stdio},
 };
 
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::{Value, json};
 use tokio::process::Command as Client;
+use uuid::Uuid;
 
-use self::control_groups::ControlGroups;
 use super::{
     Cluster, Image, Network, cluster::user_token, containerd, process::Process, scratch::Scratch, tool,
     wharf, workstation,
@@ -43,7 +41,6 @@ pub(crate) struct Node {
     kubelet: Process,
     /// The parent of containerd, which is the first process of its namespace.
     containerd: Process,
-    _pods: ControlGroups,
     folder: Scratch,
 }
 
@@ -63,10 +60,9 @@ impl Node {
     /// Joins the cluster, in a [`Network`] of both. Pods log in as the kubelet's `credential_providers` say, whose programs
     /// are beside Wharf.
     pub(crate) async fn start(programs: &Programs, cluster: &Cluster, credential_providers: &str) -> Self {
-        let folder = Scratch::new();
+        let pods = format!("wharf-pods-{}", Uuid::new_v4());
+        let folder = Scratch::and_control_groups(&control_groups(&pods));
         let home = folder.path();
-        let unique = home.file_name().expect("it is in another").to_str().expect("its name is text");
-        let pods = ControlGroups::new(unique.to_owned());
         fs::create_dir(home.join("cni")).unwrap();
         // Pods are in the network of their node, so this is never asked for more than its name.
         let no_network =
@@ -74,13 +70,13 @@ impl Node {
         fs::write(home.join("cni/none.conflist"), no_network.to_string()).unwrap();
         fs::write(home.join("containerd.toml"), containerd::configuration(home, SANDBOX)).unwrap();
         fs::write(home.join("credentials.yaml"), credential_providers).unwrap();
-        fs::write(home.join("kubelet.json"), settings(&folder, pods.name()).to_string()).unwrap();
+        fs::write(home.join("kubelet.json"), settings(home, &pods).to_string()).unwrap();
 
         let (containerd, ()) = Process::start(programs.containerd(&folder), containerd::booted).await;
         programs.import_sandbox(&folder).await;
         let kubelet = programs.kubelet(&folder, containerd.id(), cluster);
         let (kubelet, ()) = Process::start(kubelet, |_| Some(())).await;
-        let node = Self { kubelet, containerd, _pods: pods, folder };
+        let node = Self { kubelet, containerd, folder };
         let admin = cluster.admin();
         let is_ready = async || {
             let known = admin.try_to(hyper::Method::GET, &format!("/api/v1/nodes/{NAME}"), None).await;
@@ -109,7 +105,7 @@ impl Node {
 impl Drop for Node {
     fn drop(&mut self) {
         self.kubelet.kill();
-        // When the first process of a namespace has ended, all others have: only then nobody uses the folder and the groups.
+        // When the first process of a namespace has ended, all others have, and nobody uses the folder any longer.
         let parent = self.containerd.id();
         let first = fs::read_to_string(format!("/proc/{parent}/task/{parent}/children")).unwrap_or_default();
         if let Some(first) = first.trim().parse().ok().and_then(Pid::from_raw) {
@@ -198,8 +194,7 @@ impl Programs {
 }
 
 /// The kubelet's configuration: what a test needs, and nothing by which it would touch the machine.
-fn settings(folder: &Scratch, pods: &str) -> Value {
-    let home = folder.path();
+fn settings(home: &Path, pods: &str) -> Value {
     json!({
         "apiVersion": "kubelet.config.k8s.io/v1beta1",
         "kind": "KubeletConfiguration",
@@ -221,4 +216,20 @@ fn settings(folder: &Scratch, pods: &str) -> Value {
         "evictionHard": { "memory.available": "1Mi" },
         "imageGCHighThresholdPercent": 100,
     })
+}
+
+/// Makes a group called `name` in each hierarchy that the machine has.
+fn control_groups(name: &str) -> Vec<PathBuf> {
+    let root = Path::new("/sys/fs/cgroup");
+    let mut groups = vec![root.join(name)];
+    if !root.join("cgroup.controllers").exists() {
+        // Version 1: a folder for each, some of which have a second name.
+        let entries = fs::read_dir(root).unwrap().map(Result::unwrap);
+        let hierarchies = entries.filter(|entry| entry.file_type().unwrap().is_dir());
+        groups = hierarchies.map(|hierarchy| hierarchy.path().join(name)).collect();
+    }
+    for group in &groups {
+        fs::create_dir(group).unwrap_or_else(|error| panic!("{}: {error}", group.display()));
+    }
+    groups
 }

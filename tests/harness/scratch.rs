@@ -15,12 +15,30 @@ pub(crate) struct Scratch {
     remover: Child,
 }
 
+/// Whoever was killed may be in a group for a moment.
+const REMOVER: &str = r#"
+    read -r _
+    for group; do
+        for _ in 1 2 3 4 5 6 7 8 9; do
+            find "$group" -depth -type d -exec rmdir {} + 2>/dev/null && continue 2
+            sleep 0.1
+        done
+        echo "the control group $group is left" >&2
+    done
+    rm -rf "$0"
+"#;
+
 impl Scratch {
     pub(crate) fn new() -> Self {
+        Self::and_control_groups(&[])
+    }
+
+    /// A folder with which control groups go, and those in them.
+    pub(crate) fn and_control_groups(groups: &[PathBuf]) -> Self {
         let path = tempfile::Builder::new().prefix("wharf-kubernetes-").tempdir().unwrap().keep();
         let (unused, in_use) = pipe().unwrap();
         let mut remover = Command::new("sh");
-        remover.args(["-c", "read -r _; rm -rf \"$0\""]).arg(&path).stdin(unused);
+        remover.args(["-c", REMOVER]).arg(&path).args(groups).stdin(unused);
         let remover = remover.process_group(0).spawn().unwrap(); // What interrupts the test spares it.
         Self { path, in_use: Some(in_use), remover }
     }

@@ -136,8 +136,12 @@ impl<'a> Pod<'a> {
 
     /// Waits for the event that says why its image cannot be had.
     async fn complaint(&self) -> String {
-        until(async || !self.complaints().await.is_empty()).await;
-        self.complaints().await.remove(0)
+        let why = async || {
+            let complaints = self.complaints().await;
+            complaints.into_iter().find(|complaint| complaint.starts_with("Failed to pull image"))
+        };
+        until(async || why().await.is_some()).await;
+        why().await.expect("it was just there")
     }
 
     async fn complaints(&self) -> Vec<String> {
