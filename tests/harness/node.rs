@@ -1,8 +1,8 @@
 //! A real node of a cluster: containerd 2 and a kubelet.
 //!
 //! Both are in process and mount namespaces of their own, which end with containerd: with it go its containers and what was
-//! mounted for them, in whatever way the test ends. Settings and folders of the machine that
-//! the kubelet changes are copies there.
+//! mounted for them, in whatever way the test ends. What the kubelet sets and writes of the
+//! machine, it meets there as copies.
 
 use std::{
     fs::{self, File},
@@ -96,7 +96,8 @@ impl Node {
         fs::write(&authority, certificate).unwrap();
         let authority = authority.display();
         let settings = format!(
-            "server = \"https://{host}\"\n[host.\"https://{address}\"]\ncapabilities = [\"pull\", \"resolve\"]\nca = \"{authority}\"\n"
+            "server = \"https://{host}\"\n[host.\"https://{address}\"]\n\
+             capabilities = [\"pull\", \"resolve\"]\nca = \"{authority}\"\n"
         );
         fs::write(folder.join("hosts.toml"), settings).unwrap();
     }
