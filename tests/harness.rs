@@ -2,10 +2,14 @@
 
 pub(crate) mod authority;
 pub(crate) mod cluster;
+pub(crate) mod containerd;
 pub(crate) mod image;
+pub(crate) mod network;
+pub(crate) mod node;
 pub(crate) mod paper_cluster;
 pub(crate) mod process;
 pub(crate) mod registry;
+pub(crate) mod scratch;
 pub(crate) mod secrets;
 pub(crate) mod tool;
 pub(crate) mod user;
@@ -20,6 +24,8 @@ use tokio::time::{sleep, timeout};
 pub(crate) use authority::Authority;
 pub(crate) use cluster::Cluster;
 pub(crate) use image::{Image, Layer};
+pub(crate) use network::Network;
+pub(crate) use node::Node;
 pub(crate) use paper_cluster::PaperCluster;
 pub(crate) use registry::TestRegistry;
 pub(crate) use user::User;

@@ -2,5 +2,6 @@
 
 mod control_plane;
 mod decisions;
+mod node;
 mod outage;
 mod permission;

@@ -2,7 +2,7 @@
 
 use std::process::Command;
 
-use crate::harness::{Image, TestRegistry, Workstation, process::Process, tool};
+use crate::harness::{Image, TestRegistry, Workstation, containerd::booted, process::Process, tool};
 
 #[tokio::test]
 async fn containerd_runs_what_it_pulls_and_pushes_what_it_has() {
@@ -53,9 +53,4 @@ pub(super) async fn containerd(
     command.arg("--mount").arg(containerd).arg("-c").arg(configuration);
     let (process, ()) = Process::start(command, booted).await;
     Some((ctr, machine, process))
-}
-
-/// Recognises the line in which containerd, old or new, says that it is ready.
-pub(super) fn booted(line: &str) -> Option<()> {
-    line.contains("containerd successfully booted").then_some(())
 }

@@ -4,9 +4,11 @@ use std::{path::PathBuf, process::Command};
 
 use serde_json::{Value, json};
 
-use crate::{
-    clients::containerd::booted,
-    harness::{Image, Layer, MIB, TestRegistry, Workstation, process::Process, tool},
+use crate::harness::{
+    Image, Layer, MIB, TestRegistry, Workstation,
+    containerd::{self, booted},
+    process::Process,
+    tool,
 };
 
 /// A node: containerd with its clients.
@@ -36,7 +38,7 @@ impl Node {
     }
 
     async fn start(machine: Workstation, host: &str, settings: String) -> Option<Self> {
-        let (containerd, ctr) = (tool::go("containerd")?, tool::go("ctr")?);
+        let (program, ctr) = (tool::go("containerd")?, tool::go("ctr")?);
         let (shim, crictl) = (tool::go("containerd-shim-runc-v2")?, tool::go("crictl")?);
         let unshare = tool::debian("unshare")?;
         tool::debian("runc")?;
@@ -44,38 +46,12 @@ impl Node {
             return None;
         }
         machine.write(&format!("certs.d/{host}/hosts.toml"), settings);
-        let home = machine.home().display();
-        let configuration = format!(
-            r#"version = 3
-root = "{home}/root"
-state = "{home}/state"
-disabled_plugins = ["io.containerd.nri.v1.nri"]
-[grpc]
-address = "{home}/containerd.sock"
-[ttrpc]
-address = "{home}/containerd.ttrpc"
-[plugins.'io.containerd.internal.v1.opt']
-path = "{home}/opt"
-[plugins.'io.containerd.transfer.v1.local']
-max_concurrent_downloads = 4
-concurrent_layer_fetch_buffer = 262144
-[plugins.'io.containerd.cri.v1.images'.registry]
-config_path = "{home}/certs.d"
-[plugins.'io.containerd.cri.v1.images'.pinned_images]
-sandbox = "{host}/infra/pause:1"
-[plugins.'io.containerd.cri.v1.runtime']
-restrict_oom_score_adj = true
-[plugins.'io.containerd.cri.v1.runtime'.cni]
-conf_dir = "{home}/cni"
-"#
-        );
+        let configuration = containerd::configuration(machine.home(), &format!("{host}/infra/pause:1"));
         let configuration = machine.write("containerd.toml", configuration);
         let mut command = Command::new(unshare);
-        let folder = shim.parent().expect("a program is in a folder").display();
-        let path = std::env::var("PATH").unwrap_or_default();
-        command.env("PATH", format!("{folder}:{path}:/usr/sbin:/sbin"));
+        command.env("PATH", containerd::path(&shim));
         // What it mounts for containers goes with the namespace.
-        command.arg("--mount").arg(containerd).arg("-c").arg(configuration);
+        command.arg("--mount").arg(program).arg("-c").arg(configuration);
         let (containerd, ()) = Process::start(command, booted).await;
         Some(Self { machine, ctr, crictl, _containerd: containerd })
     }

@@ -1,10 +1,10 @@
-//! A real Kubernetes cluster that has no nodes: etcd, the API server, and the controllers that a registry meets.
+//! A real Kubernetes cluster: etcd, the API server, and the controllers that a registry meets. It has no nodes but those
+//! that a test lets join it.
 //!
 //! Tests share one, in namespaces of their own. Whoever takes a part of it away, or grants something to everybody in
 //! all of it, starts another.
 
 mod api;
-mod scratch;
 
 use std::{
     ffi::OsStr,
@@ -24,21 +24,23 @@ use socket2::{Domain, Socket, Type};
 use tokio::sync::{OnceCell, oneshot};
 
 pub(crate) use self::api::Api;
-use self::scratch::Scratch;
-use super::{process::Process, tool, workstation};
+use super::{node, process::Process, scratch::Scratch, secrets, tool, workstation};
 
 /// The `iss` of the tokens, and the audience of the API server itself: what nearly every cluster has.
 pub(crate) const ISSUER: &str = "https://kubernetes.default.svc";
 
-/// People who are no service accounts, and the group of each.
-const USERS: [(&str, &str); 3] = [(ADMIN, "system:masters"), ("alice", "developers"), ("bob", "")];
+/// Those who are no service accounts, and the group of each.
+const USERS: [(&str, &str); 4] =
+    [(ADMIN, "system:masters"), ("alice", "developers"), ("bob", ""), (node::USER, "system:nodes")];
 const ADMIN: &str = "admin";
 
-/// The controllers that have to do with accounts, roles and namespaces.
-const CONTROLLERS: [&str; 6] = [
+/// The controllers that have to do with accounts, roles and namespaces, and those that make pods.
+const CONTROLLERS: [&str; 8] = [
     "clusterrole-aggregation-controller",
+    "deployment-controller",
     "legacy-serviceaccount-token-cleaner-controller",
     "namespace-controller",
+    "replicaset-controller",
     "root-ca-certificate-publisher-controller",
     "serviceaccount-controller",
     "serviceaccount-token-controller",
@@ -180,11 +182,13 @@ impl Cluster {
         let path = format!("/api/v1/namespaces/{namespace}/serviceaccounts/{account}/token");
         let wanted = json!({ "spec": { "audiences": [audience], "expirationSeconds": 3600 } });
         let request = self.admin().post(&path, &wanted).await;
-        request["status"]["token"].as_str().unwrap().to_owned()
+        let token = request["status"]["token"].as_str().unwrap().to_owned();
+        secrets::keep(&token);
+        token
     }
 }
 
-/// The token of somebody who is no service account: `alice` or `bob`.
+/// The token of somebody who is no service account: `alice`, `bob`, or the node.
 pub(crate) fn user_token(user: &str) -> String {
     format!("{user}-shows-this-token")
 }
@@ -255,7 +259,9 @@ impl Site {
             "--service-account-key-file=sa.key",
             "--service-account-signing-key-file=sa.key",
             "--token-auth-file=tokens.csv",
-            "--authorization-mode=RBAC",
+            "--authorization-mode=Node,RBAC",
+            "--enable-admission-plugins=NodeRestriction",
+            "--kubelet-preferred-address-types=InternalIP",
         ]);
         let (api_server, ()) = Process::start(api_server, |_| Some(())).await;
         let admin = self.admin();

@@ -128,6 +128,13 @@ impl Process {
         timeout(PATIENCE, wait).await.expect("the program stops").unwrap().unwrap()
     }
 
+    /// Waits for the end of a program that is about to end.
+    pub(crate) fn wait(&mut self) {
+        if let Some(mut child) = self.child.take() {
+            let _ = child.wait(); // How it ended is not asked.
+        }
+    }
+
     /// Ends the program and all that it started, as a power cut would.
     pub(crate) fn kill(&mut self) {
         if let Some(mut child) = self.child.take() {

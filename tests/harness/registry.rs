@@ -36,13 +36,7 @@ impl TestRegistry {
 
     /// Starts a registry that speaks TLS, and returns the certificate by which it is known.
     pub(crate) async fn with_tls() -> (Self, String) {
-        let own = rcgen::generate_simple_self_signed(["127.0.0.1".to_owned()]).unwrap();
-        let folder = new_folder();
-        let (certificate, key) = (folder.path().join("tls.crt"), folder.path().join("tls.key"));
-        fs::write(&certificate, own.cert.pem()).unwrap();
-        fs::write(&key, own.signing_key.serialize_pem()).unwrap();
-        let settings = json!({ "http": { "tls": { "certificate": certificate, "key": key } } });
-        (Self::of(wharf::path(), settings, folder).await, own.cert.pem())
+        Self::over_tls(json!({}), new_folder()).await
     }
 
     /// Starts another registry program, one that takes the same configuration, on the folder of this registry.
@@ -63,6 +57,11 @@ impl TestRegistry {
     /// Starts Wharf beside this registry, on the same folder, with `settings` laid over its configuration.
     pub(crate) async fn replica_with(&self, settings: Value) -> Self {
         Self::of(wharf::path(), settings, Arc::clone(&self.folder)).await
+    }
+
+    /// The same, but it speaks TLS. Returns also the certificate by which it is known.
+    pub(crate) async fn tls_replica_with(&self, settings: Value) -> (Self, String) {
+        Self::over_tls(settings, Arc::clone(&self.folder)).await
     }
 
     /// The folder that holds what was pushed.
@@ -106,6 +105,16 @@ impl TestRegistry {
     pub(crate) async fn stop_and_start(self) -> Self {
         self.server.stop().await;
         Self::of(self.program, self.settings, self.folder).await
+    }
+
+    async fn over_tls(mut settings: Value, folder: Arc<TempDir>) -> (Self, String) {
+        let own = rcgen::generate_simple_self_signed(["127.0.0.1".to_owned()]).unwrap();
+        let (certificate, key) = (folder.path().join("tls.crt"), folder.path().join("tls.key"));
+        fs::write(&certificate, own.cert.pem()).unwrap();
+        fs::write(&key, own.signing_key.serialize_pem()).unwrap();
+        let tls = json!({ "http": { "tls": { "certificate": certificate, "key": key } } });
+        overlay(&mut settings, &tls);
+        (Self::of(wharf::path(), settings, folder).await, own.cert.pem())
     }
 
     async fn of(program: PathBuf, settings: Value, folder: Arc<TempDir>) -> Self {

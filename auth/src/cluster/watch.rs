@@ -193,6 +193,7 @@ impl<L: Listener> Watch<L> {
                     return since.into_iter().try_for_each(|event| self.heed(event));
                 }
                 Some(WatchEvent::Added(object)) if since.is_empty() => items.push(L::read(object)),
+                Some(WatchEvent::Error(status)) => return Err(WatchError::Refused(status)),
                 // What happens before the end has been told changes what was told before it.
                 Some(event) => since.push(event),
                 None => return Err(WatchError::Incomplete),

@@ -1,0 +1,163 @@
+//! Pods whose images are in the registry, on a node that knows of it what administrators are told to give nodes.
+
+use serde_json::{Value, json};
+
+use crate::harness::{
+    Cluster, Image, Network, Node, TestRegistry,
+    cluster::account,
+    node::{self, Programs},
+    paper_cluster::binding,
+    registry::overlay,
+    until,
+};
+
+/// The registry as pods name it for which the kubelet logs in as their service accounts.
+const HOST: &str = "registry.wharf.svc";
+
+const AUDIENCE: &str = "wharf-registry";
+
+#[test]
+fn a_node_starts_pods_whose_images_they_may_pull_and_no_others() {
+    let (Some(network), Some(programs)) = (Network::found(), Programs::found()) else { return };
+    network.run(async || {
+        let Some(cluster) = Cluster::start() else { return };
+        let cluster = cluster.await;
+        let (registry, certificate) = registry(&cluster, &programs).await;
+        cluster.apply(include_str!("../../deploy/rbac/credential-provider.yaml")).await;
+        let shipped = include_str!("../../deploy/kubelet/credential-provider.yaml");
+        let credentials = shipped.replace("[registry.example.com]", &format!("[{HOST}]"));
+        let node = Node::start(&programs, &cluster, &credentials).await;
+        let address = registry.host();
+        node.knows(HOST, &address, &certificate);
+        node.knows(&address, &address, &certificate);
+
+        cluster.apply("{apiVersion: v1, kind: Namespace, metadata: {name: team}}").await;
+        service_accounts_pull_what_they_are_bound_to(&cluster).await;
+        a_secret_is_good_for_the_pods_that_name_it(&cluster, &address).await;
+        a_deployment_is_available(&cluster).await;
+    });
+}
+
+/// A registry that obeys the cluster and has images of the team, and its certificate.
+async fn registry(cluster: &Cluster, programs: &Programs) -> (TestRegistry, String) {
+    let open = TestRegistry::start().await;
+    let image = Image::running(&["/bin/busybox", "sleep", "1000000"], &programs.busybox);
+    for name in ["app", "web"] {
+        open.user("builder").push(&format!("team/{name}"), "1", &image).await;
+    }
+    let mut settings = cluster.settings().await;
+    overlay(&mut settings, &json!({ "auth": { "kubernetes": { "audiences": [AUDIENCE] } } }));
+    open.tls_replica_with(settings).await
+}
+
+/// Nothing but the account and its binding: there is no Secret.
+async fn service_accounts_pull_what_they_are_bound_to(cluster: &Cluster) {
+    let image = format!("{HOST}/team/app:1");
+    for name in ["member", "stranger"] {
+        cluster.apply(&account("team", name)).await;
+    }
+    let refused = Pod::start(cluster, "early", &spec("member", &image)).await;
+    assert_lacks_the_right("member", &refused.complaint().await);
+    cluster.apply(&binding("team", "member", "system:image-puller")).await;
+    Pod::start(cluster, "bound", &spec("member", &image)).await.runs().await;
+    // That the image is on the node by now is no right to it.
+    let refused = Pod::start(cluster, "unbound", &spec("stranger", &image)).await;
+    assert_lacks_the_right("stranger", &refused.complaint().await);
+}
+
+/// As `docs/authorization.md` has it. The kubelet does not log in at `address` by itself.
+async fn a_secret_is_good_for_the_pods_that_name_it(cluster: &Cluster, address: &str) {
+    let image = format!("{address}/team/app:1");
+    let token = cluster.token("team", "member", AUDIENCE).await;
+    let secret = ["create", "secret", "docker-registry", "pull", "-n", "team", "--docker-server", address];
+    let login = ["--docker-username", "member", "--docker-password", &token];
+    cluster.kubectl(secret.into_iter().chain(login)).await;
+    let without = spec("default", &image);
+    let mut with = without.clone();
+    with["imagePullSecrets"] = json!([{ "name": "pull" }]);
+    Pod::start(cluster, "secret", &with).await.runs().await;
+    let complaint = Pod::start(cluster, "no-secret", &without).await.complaint().await;
+    assert!(complaint.contains("401 Unauthorized"), "{complaint}");
+}
+
+/// What most pods come from.
+async fn a_deployment_is_available(cluster: &Cluster) {
+    let labels = json!({ "app": "web" });
+    let deployment = json!({
+        "apiVersion": "apps/v1",
+        "kind": "Deployment",
+        "metadata": { "name": "web", "namespace": "team" },
+        "spec": {
+            "selector": { "matchLabels": labels },
+            "template": {
+                "metadata": { "labels": labels },
+                "spec": spec("member", &format!("{HOST}/team/web:1")),
+            },
+        },
+    });
+    cluster.apply(&deployment.to_string()).await;
+    cluster.kubectl(["rollout", "status", "deployment/web", "-n", "team", "--timeout=60s"]).await;
+}
+
+/// What `kubectl apply` takes as a pod's `spec`. There is no scheduler: a pod names its node.
+fn spec(account: &str, image: &str) -> Value {
+    json!({
+        "nodeName": node::NAME,
+        "hostNetwork": true,
+        "serviceAccountName": account,
+        "containers": [{ "name": "app", "image": image }],
+    })
+}
+
+struct Pod<'a> {
+    cluster: &'a Cluster,
+    name: &'static str,
+}
+
+impl<'a> Pod<'a> {
+    async fn start(cluster: &'a Cluster, name: &'static str, spec: &Value) -> Self {
+        let metadata = json!({ "name": name, "namespace": "team" });
+        let pod = json!({ "apiVersion": "v1", "kind": "Pod", "metadata": metadata, "spec": spec });
+        cluster.apply(&pod.to_string()).await;
+        Self { cluster, name }
+    }
+
+    /// Waits until it runs.
+    async fn runs(&self) {
+        let admin = self.cluster.admin();
+        let path = format!("/api/v1/namespaces/team/pods/{}", self.name);
+        let is_running = async || {
+            let complaints = self.complaints().await;
+            assert!(complaints.is_empty(), "{complaints:?}");
+            admin.get(&path).await["status"]["phase"] == "Running"
+        };
+        until(is_running).await;
+    }
+
+    /// Waits for the event that says why its image cannot be had.
+    async fn complaint(&self) -> String {
+        let why = async || {
+            let complaints = self.complaints().await;
+            complaints.into_iter().find(|complaint| complaint.starts_with("Failed to pull image"))
+        };
+        until(async || why().await.is_some()).await;
+        why().await.expect("it was just there")
+    }
+
+    async fn complaints(&self) -> Vec<String> {
+        let of_pod = format!("involvedObject.name={},reason=Failed", self.name);
+        let selector: String = form_urlencoded::byte_serialize(of_pod.as_bytes()).collect();
+        let path = format!("/api/v1/namespaces/team/events?fieldSelector={selector}");
+        let events = self.cluster.admin().get(&path).await;
+        let messages = events["items"].as_array().unwrap().iter().map(|event| &event["message"]);
+        messages.map(|message| message.as_str().unwrap().to_owned()).collect()
+    }
+}
+
+/// An event says whom the registry refused, and what they would need.
+#[track_caller]
+fn assert_lacks_the_right(account: &str, complaint: &str) {
+    let why =
+        format!("User \"system:serviceaccount:team:{account}\" cannot get resource \"imagestreams/layers\"");
+    assert!(complaint.replace('\\', "").contains(&why), "{complaint}");
+}
