@@ -146,7 +146,7 @@ impl Authenticators {
                 Ok(None) => {}
                 Ok(Some(mut known)) => {
                     Arc::make_mut(&mut known.identity).join_everybody();
-                    attempt.map(Attempt::forgive);
+                    attempt.into_iter().for_each(Attempt::forgive);
                     return Ok(Verdict::Known(known));
                 }
                 Err(AuthenticationError::Rejected(reason)) => {
@@ -154,7 +154,7 @@ impl Authenticators {
                     break;
                 }
                 Err(AuthenticationError::Unavailable(error)) => {
-                    attempt.map(Attempt::forgive);
+                    attempt.into_iter().for_each(Attempt::forgive);
                     return Ok(Verdict::Unavailable(error.into()));
                 }
                 Err(error @ AuthenticationError::TooManyFailures { .. }) => return Err(error),

@@ -225,8 +225,8 @@ struct WithCauses<'a>(&'a ApiError);
 impl fmt::Display for WithCauses<'_> {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(formatter, "{}", self.0)?;
-        let causes = std::iter::successors(std::error::Error::source(self.0), |cause| cause.source());
-        causes.map(|cause| write!(formatter, ": {cause}")).collect()
+        let mut causes = std::iter::successors(std::error::Error::source(self.0), |cause| cause.source());
+        causes.try_for_each(|cause| write!(formatter, ": {cause}"))
     }
 }
 

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
+use futures_util::future::BoxFuture;
 use k8s_openapi::api::rbac::v1 as objects;
 use kube::api::ObjectMeta;
 use kube::{Api, Resource};
@@ -45,7 +46,7 @@ impl WatchedBindings {
     }
 
     /// Keeps `rbac` what the cluster has.
-    fn follow(cluster: &Cluster, rbac: &Arc<Rbac>) -> impl Future<Output = ()> + Send + use<> {
+    fn follow(cluster: &Cluster, rbac: &Arc<Rbac>) -> BoxFuture<'static, ()> {
         let client = || cluster.client();
         let watching = (
             roles::<objects::ClusterRole>(Api::all(client()), rbac, cluster.watched("cluster roles")),
@@ -57,9 +58,9 @@ impl WatchedBindings {
             ),
             bindings::<objects::RoleBinding>(Api::all(client()), rbac, cluster.watched("role bindings")),
         );
-        async {
+        Box::pin(async {
             tokio::join!(watching.0, watching.1, watching.2, watching.3);
-        }
+        })
     }
 
     /// Decides by the roles and bindings that `cluster` has now.

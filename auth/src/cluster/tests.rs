@@ -12,7 +12,7 @@ use http_body_util::combinators::BoxBody;
 use http_body_util::{BodyExt, Full, StreamBody};
 use kube::client::Body;
 use serde_json::{Value, json};
-use tokio::sync::mpsc::{UnboundedSender, unbounded_channel};
+use tokio::sync::mpsc::{Sender, channel};
 use tokio::task::JoinSet;
 use tower::{BoxError, service_fn};
 
@@ -37,7 +37,7 @@ const ACCESS_REVIEWS: &str = "/apis/authorization.k8s.io/v1/subjectaccessreviews
 #[derive(Default)]
 struct Script {
     objects: Mutex<HashMap<&'static str, Vec<Value>>>,
-    watches: Mutex<HashMap<String, UnboundedSender<String>>>,
+    watches: Mutex<HashMap<String, Sender<String>>>,
     verdict: Mutex<Value>,
     /// What was asked by POST.
     asked: Mutex<Vec<(String, Value)>>,
@@ -91,7 +91,7 @@ impl Script {
     /// Tells those who watch.
     fn tells(&self, kind: &str, event: &str, object: Value) {
         let line = json!({ "type": event, "object": object }).to_string();
-        self.watches.lock().unwrap()[kind].send(line + "\n").unwrap();
+        self.watches.lock().unwrap()[kind].try_send(line + "\n").unwrap();
     }
 
     async fn answer(&self, request: Request<Body>) -> Result<Answer, BoxError> {
@@ -128,20 +128,20 @@ impl Script {
                 json!({ "status": "Failure", "code": 422, "message": "forbidden", "reason": "Invalid" });
             return Ok(json_answer(StatusCode::UNPROCESSABLE_ENTITY, &refusal));
         }
-        let (sender, receiver) = unbounded_channel();
+        let (sender, receiver) = channel(1000);
         if streams_list {
             for object in objects {
-                sender.send(json!({ "type": "ADDED", "object": object }).to_string() + "\n")?;
+                sender.try_send(json!({ "type": "ADDED", "object": object }).to_string() + "\n")?;
             }
             if path == ROLE_BINDINGS {
                 for event in self.meanwhile.lock().unwrap().drain(..) {
-                    sender.send(event.to_string() + "\n")?;
+                    sender.try_send(event.to_string() + "\n")?;
                 }
             }
             let annotations = json!({ INITIAL_EVENTS_END: "true" });
             let metadata = json!({ "resourceVersion": "7", "annotations": annotations });
             let mark = json!({ "apiVersion": "v1", "kind": "X", "metadata": metadata });
-            sender.send(json!({ "type": "BOOKMARK", "object": mark }).to_string() + "\n")?;
+            sender.try_send(json!({ "type": "BOOKMARK", "object": mark }).to_string() + "\n")?;
         }
         self.watches.lock().unwrap().insert(path, sender);
         let lines = stream::unfold(receiver, |mut receiver| async {
