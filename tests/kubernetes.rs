@@ -5,3 +5,5 @@ mod decisions;
 mod node;
 mod outage;
 mod permission;
+mod rotation;
+mod scale;

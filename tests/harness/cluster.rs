@@ -126,6 +126,13 @@ impl Cluster {
         self.api_server.kill();
     }
 
+    /// Has tokens signed with a new key from now on, by an API server that knows the old ones.
+    pub(crate) async fn rotate_keys(&mut self) {
+        self.kill_api_server();
+        self.site.add_key();
+        self.start_api_server().await;
+    }
+
     /// Starts the API server again.
     pub(crate) async fn start_api_server(&mut self) {
         self.api_server = self.site.start_api_server().await;
@@ -211,8 +218,6 @@ impl Site {
         let (params, key) = (CertificateParams::new(names).unwrap(), KeyPair::generate().unwrap());
         write("tls.crt", &params.signed_by(&key, &authority).unwrap().pem());
         write("tls.key", &key.serialize_pem());
-        let key = KeyPair::generate_rsa_for(&PKCS_RSA_SHA256, RsaKeySize::_2048).unwrap();
-        write("sa.key", &key.serialize_pem());
         let users = USERS.map(|(user, group)| format!("{},{user},uid-of-{user},{group}\n", user_token(user)));
         write("tokens.csv", &users.concat());
 
@@ -223,7 +228,17 @@ impl Site {
 
         let site = Self { programs, address, _port: port, authority: authority.pem(), folder };
         fs::rename(site.kubeconfig(&user_token(ADMIN)), site.folder.path().join(ADMIN)).unwrap();
+        site.add_key();
         site
+    }
+
+    /// Makes a key that signs the tokens of accounts from the next start on. Those before it are known.
+    fn add_key(&self) {
+        let key = KeyPair::generate_rsa_for(&PKCS_RSA_SHA256, RsaKeySize::_2048).unwrap().serialize_pem();
+        let file = |name| self.folder.path().join(name);
+        let known = fs::read_to_string(file("sa.keys")).unwrap_or_default();
+        fs::write(file("sa.keys"), known + &key).unwrap();
+        fs::write(file("sa.key"), key).unwrap();
     }
 
     /// Sockets in the folder spare it ports.
@@ -256,7 +271,7 @@ impl Site {
             "--service-cluster-ip-range=10.0.0.0/24",
             "--tls-cert-file=tls.crt",
             "--tls-private-key-file=tls.key",
-            "--service-account-key-file=sa.key",
+            "--service-account-key-file=sa.keys",
             "--service-account-signing-key-file=sa.key",
             "--token-auth-file=tokens.csv",
             "--authorization-mode=Node,RBAC",

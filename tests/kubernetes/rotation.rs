@@ -1,0 +1,30 @@
+//! The key that signs the tokens of accounts is replaced, as clusters do from time to time.
+
+use super::permission::Asking;
+use crate::harness::{
+    Cluster, TestRegistry,
+    cluster::{ISSUER, account},
+    paper_cluster::binding,
+    until,
+};
+
+#[tokio::test]
+async fn a_new_key_is_known_at_once_and_the_old_one_still() {
+    let Some(cluster) = Cluster::start() else { return };
+    let mut cluster = cluster.await;
+    let registry = TestRegistry::with(cluster.settings().await).await;
+    let user = registry.user("someone");
+    let namespace = cluster.namespace("keys").await;
+    let robot = account(&namespace, "robot");
+    cluster.apply(&format!("{robot}\n---\n{}", binding(&namespace, "robot", "system:image-puller"))).await;
+    let asking = Asking { user: &user, repository: format!("{namespace}/app") };
+    let old = cluster.token(&namespace, "robot", ISSUER).await;
+    until(async || asking.may_pull(&old).await).await;
+
+    cluster.rotate_keys().await;
+    let new = cluster.token(&namespace, "robot", ISSUER).await;
+    let header = |token: &str| token.split('.').next().unwrap().to_owned();
+    assert_ne!(header(&old), header(&new), "they name other keys");
+    until(async || asking.may_pull(&new).await).await;
+    assert!(asking.may_pull(&old).await);
+}
