@@ -88,7 +88,8 @@ impl TokenReviews {
             (None, Some(token)) => service_account::end_of(token),
             (None, None) => None,
         };
-        if expires.is_some_and(|expires| expires + self.rules.leeway < now) {
+        let is_past = |end| now.duration_since(end).is_ok_and(|since| since > self.rules.leeway);
+        if expires.is_some_and(is_past) {
             return Err(TokenError::Expired.into());
         }
         Ok(Authenticated { identity, expires })

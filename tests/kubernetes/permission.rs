@@ -9,7 +9,7 @@ use crate::harness::{
     cluster::{ISSUER, account, user_token},
     paper_cluster::binding,
     registry::overlay,
-    until,
+    until, wharf,
 };
 
 /// Somebody who lists the tags of a repository that does not exist.
@@ -169,6 +169,46 @@ async fn what_is_deleted_in_the_cluster_lets_nobody_in_any_more() {
     admin.delete(&format!("/api/v1/namespaces/{namespace}")).await;
     for token in [&given, &new] {
         until(async || asking.status(token).await == StatusCode::UNAUTHORIZED).await;
+    }
+}
+
+#[tokio::test]
+async fn what_can_i_advises_is_what_the_cluster_takes() {
+    let Some(cluster) = Cluster::shared() else { return };
+    let cluster = cluster.await;
+    let namespace = cluster.namespace("advice").await;
+    let question = [
+        "auth",
+        "can-i",
+        "push",
+        &format!("{namespace}/app"),
+        "--as",
+        &format!("system:serviceaccount:{namespace}:robot"),
+    ];
+    let folder = tempfile::tempdir().unwrap();
+    let ask = async |permission: &str| {
+        let mut settings = cluster.settings().await;
+        overlay(
+            &mut settings,
+            &json!({ "version": 0.1, "auth": { "kubernetes": { "permission": permission } } }),
+        );
+        let file = folder.path().join("config.yml");
+        std::fs::write(&file, settings.to_string()).unwrap();
+        wharf::run(&[&question[..], &["--config", file.to_str().unwrap()]].concat(), &[])
+    };
+    for permission in ["accessreviews", "bindings"] {
+        let no = ask(permission).await;
+        assert_eq!(no.code, Some(1), "{}{}", no.output, no.complaint);
+        assert!(no.output.contains("cannot update resource \"imagestreams/layers\""), "{}", no.output);
+        if permission == "bindings" {
+            let advice = no.output.lines().find_map(|line| line.trim().strip_prefix("kubectl ")).unwrap();
+            cluster.kubectl(advice.split(' ')).await;
+        }
+    }
+    for permission in ["bindings", "accessreviews"] {
+        until(async || ask(permission).await.code == Some(0)).await;
+        let yes = ask(permission).await.output;
+        assert!(yes.contains("RoleBinding"), "{yes}");
     }
 }
 

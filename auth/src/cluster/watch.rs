@@ -68,7 +68,9 @@ pub(crate) async fn watch<L: Listener>(api: Api<L::Object>, listener: L, pulse: 
         match watch.follow().await {
             Ok(()) => wait = BACKOFF.0,
             // It happens to the best: what is known counts, and is read again.
-            Err(WatchError::Refused(status)) if status.code == GONE => watch.version = None,
+            Err(WatchError::Refused(status)) if status.code == GONE && watch.version.is_some() => {
+                watch.version = None;
+            }
             Err(error) => {
                 watch.pulse.miss(&error);
                 if watch.pulse.silence().is_none_or(|silence| silence > READ_AGAIN_AFTER) {
