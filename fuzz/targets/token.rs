@@ -6,8 +6,9 @@ use std::sync::LazyLock;
 use std::time::{Duration, UNIX_EPOCH};
 
 use auth::{
-    Authenticated, AuthenticationError, Authenticator, Clock, Credential, Files, Issuer, KeySet,
-    LEGACY_ISSUER, RegistryTokenKeys, RegistryTokens, Secret, ServiceAccounts, TokenRules,
+    ApiServerTokens, Authenticated, AuthenticationError, Authenticator, Clock, Credential, Files, Issuer,
+    IssuerName, KeySet, LEGACY_ISSUER, RegistryTokenKeys, RegistryTokens, Secret, ServiceAccounts,
+    TokenRules,
 };
 use aws_lc_rs::encoding::AsDer;
 use aws_lc_rs::rand::SystemRandom;
@@ -28,9 +29,10 @@ static WORLD: LazyLock<(EcdsaKeyPair, ServiceAccounts, RegistryTokens)> = LazyLo
     let pem = format!("-----BEGIN PUBLIC KEY-----\n{body}\n-----END PUBLIC KEY-----\n");
     std::fs::write(&path, pem).expect("there is room");
     let keys = || KeySet::from_files(&[&path], &Files::new()).expect("the key is one");
-    let issuers = [ISSUER, LEGACY_ISSUER].map(|name| Issuer { name: name.to_owned(), keys: keys() });
+    let issuers = [ISSUER, LEGACY_ISSUER]
+        .map(|name| Issuer { name: IssuerName::Exactly(name.to_owned()), keys: keys() });
     let mut rules = TokenRules::for_audiences(vec!["registry".to_owned()]);
-    rules.api_server_audiences = vec![ISSUER.to_owned()];
+    rules.api_server = ApiServerTokens::For(vec![ISSUER.to_owned()]);
     let clock = || Clock::new(|| UNIX_EPOCH + Duration::from_secs(1_800_000_000));
     let accounts = ServiceAccounts::new(issuers.into(), rules, None, clock());
     let keys = RegistryTokenKeys::random().expect("there is randomness");
