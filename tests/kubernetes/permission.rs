@@ -235,4 +235,5 @@ async fn a_thousand_nodes_cost_the_api_server_nothing_once_one_has_pulled() {
         assert!(futures_util::future::join_all(nodes).await.into_iter().all(|may| may));
     }
     assert_eq!(questions().await, before);
+    assert!(before > 0.0, "it was asked once");
 }

@@ -192,7 +192,7 @@ const PULL: ResourceAttributes<'static> = ResourceAttributes {
 
 /// Lets the clock run until something is so.
 async fn until(so: impl AsyncFn() -> bool) {
-    for _ in 0..1000 {
+    for _ in 0..10_000 {
         if so().await {
             return;
         }
