@@ -1,5 +1,6 @@
-# The image is the binary and nothing else: static, from scratch, not root. It needs no certificates of authorities, since
-# the server calls nobody. The last stage is built, pushed, pulled and run by `make test`.
+# The image is the binary and nothing else: static, from scratch, not root. It brings no certificates of authorities:
+# a cluster's are in the pod or the kubeconfig, and who fetches keys from elsewhere or sends traces by https mounts theirs.
+# The last stage is built, pushed, pulled and run by `make test`.
 FROM rust:1.95-bookworm AS build
 WORKDIR /wharf
 COPY . .

@@ -102,6 +102,7 @@ impl Authenticators {
         let verdict = match self.verdicts.look(credential).await {
             Looked::Found(verdict) => self.ensure_current(verdict),
             Looked::Missing(place) => {
+                ensure_readable(credential)?;
                 let verdict = self.judge(credential, source, place.was_known).await?;
                 place.remember(&verdict);
                 verdict
@@ -179,7 +180,7 @@ impl Authenticators {
     }
 }
 
-/// Looks at a token's shape before anybody is asked: most that is thrown at a registry ends here.
+/// Looks at a token's size and characters before it is looked for in memory.
 fn ensure_well_formed(credential: &Credential) -> Result<(), AuthenticationError> {
     let Some(token) = credential.token().map(|token| token.expose()) else { return Ok(()) };
     if token.is_empty() {
@@ -191,6 +192,12 @@ fn ensure_well_formed(credential: &Credential) -> Result<(), AuthenticationError
     if matches!(credential, Credential::Token(_)) && !token.bytes().all(|byte| byte.is_ascii_graphic()) {
         return Err(rejected("the token has spaces or other characters that no token has"));
     }
+    Ok(())
+}
+
+/// Looks at a token's form before anybody is asked: most that is thrown at a registry ends here. What was good a moment ago has one.
+fn ensure_readable(credential: &Credential) -> Result<(), AuthenticationError> {
+    let Some(token) = credential.token().map(|token| token.expose()) else { return Ok(()) };
     if CompactToken::is_meant_by(token)
         && let Err(malformed) = CompactToken::parse(token)
     {
