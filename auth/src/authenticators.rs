@@ -13,9 +13,10 @@ use std::time::Duration;
 use self::failures::{Attempt, Failures};
 use self::verdicts::{Looked, Verdict, Verdicts};
 use crate::compact_token::{CompactToken, MAX_TOKEN_BYTES};
+use crate::service_account::is_gone;
 use crate::{
-    Account, Accounts, Authenticated, AuthenticationError, Authenticator, Clock, Credential, Identity,
-    RegistryTokens, Standing, TokenError,
+    Accounts, Authenticated, AuthenticationError, Authenticator, Clock, Credential, RegistryTokens,
+    TokenError,
 };
 
 /// Tells who shows a credential.
@@ -166,17 +167,12 @@ impl Authenticators {
 
     /// Refuses what was good lately and is of an account that is gone.
     fn ensure_current(&self, verdict: Verdict) -> Verdict {
-        match &verdict {
-            Verdict::Known(known) if self.is_gone(&known.identity) => {
+        match (&verdict, &self.accounts) {
+            (Verdict::Known(known), Some(accounts)) if is_gone(&**accounts, &known.identity) => {
                 Verdict::Rejected(TokenError::Gone.to_string().into())
             }
             _ => verdict,
         }
-    }
-
-    fn is_gone(&self, identity: &Identity) -> bool {
-        let (Some(accounts), Some(account)) = (&self.accounts, Account::of(identity)) else { return false };
-        accounts.standing(&account) == Standing::Gone
     }
 }
 

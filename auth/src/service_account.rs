@@ -309,6 +309,11 @@ pub(crate) fn end_of(token: &CompactToken<'_>) -> Option<SystemTime> {
     SystemTime::UNIX_EPOCH.checked_add(Duration::try_from_secs_f64(seconds).ok()?)
 }
 
+/// Whether `identity` is a service account that `accounts` knows to be gone.
+pub(crate) fn is_gone(accounts: &dyn Accounts, identity: &Identity) -> bool {
+    Account::of(identity).is_some_and(|account| accounts.standing(&account) == Standing::Gone)
+}
+
 /// Refuses a service account that `accounts` knows to be gone.
 pub(crate) fn ensure_current(
     accounts: Option<&dyn Accounts>,

@@ -14,7 +14,7 @@ use kube::api::PostParams;
 use crate::cluster::{Answers, Cluster, ClusterError, Lasting};
 use crate::compact_token::CompactToken;
 use crate::keyed_hash::KeyedHash;
-use crate::service_account::{self, Account, Accounts, Standing};
+use crate::service_account::{self, Account, Accounts};
 use crate::{
     Authenticated, AuthenticationError, Authenticator, Clock, Credential, Identity, NoRandomness, Secret,
     ServiceAccounts, TokenError, TokenRules,
@@ -63,10 +63,8 @@ impl TokenReviews {
         let audiences = if of_account.is_some() { self.rules.accepted_audiences() } else { Vec::new() };
         let question = self.key.of([token.expose()].into_iter().chain(audiences.iter().map(String::as_str)));
         let lasting = |verdict: &Verdict| match verdict {
-            Ok(identity) if self.is_there(identity) => {
-                Lasting { fresh: self.known_for, outage: self.cluster.outage() }
-            }
-            Ok(_) => Lasting::NOT,
+            Ok(identity) if service_account::is_gone(&*self.accounts, identity) => Lasting::NOT,
+            Ok(_) => Lasting { fresh: self.known_for, outage: self.cluster.outage() },
             Err(_) => Lasting { fresh: REFUSED_FOR, ..Lasting::NOT },
         };
         let verdict = self.answers.get(&question, lasting, self.ask(token, &audiences)).await;
@@ -93,10 +91,6 @@ impl TokenReviews {
             return Err(TokenError::Expired.into());
         }
         Ok(Authenticated { identity, expires })
-    }
-
-    fn is_there(&self, identity: &Identity) -> bool {
-        Account::of(identity).is_none_or(|account| self.accounts.standing(&account) != Standing::Gone)
     }
 
     async fn ask(&self, token: &Secret, audiences: &[String]) -> Result<Verdict, ClusterError> {

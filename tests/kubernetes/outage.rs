@@ -3,13 +3,8 @@
 use bytes::Bytes;
 use hyper::{Method, StatusCode};
 
-use super::permission::Asking;
-use crate::harness::{
-    Cluster, TestRegistry,
-    cluster::{ISSUER, account},
-    paper_cluster::binding,
-    until,
-};
+use super::permission::{Asking, robots};
+use crate::harness::{Cluster, TestRegistry, cluster::ISSUER, until};
 
 #[tokio::test]
 async fn whoever_is_known_goes_on_pulling_while_the_api_server_is_away() {
@@ -17,15 +12,10 @@ async fn whoever_is_known_goes_on_pulling_while_the_api_server_is_away() {
     let mut cluster = cluster.await;
     let registry = TestRegistry::with(cluster.settings().await).await;
     let user = registry.user("someone");
-    let namespace = cluster.namespace("away").await;
-    for name in ["known", "unknown"] {
-        let binding = binding(&namespace, name, "system:image-puller")
-            .replace("name: system:image-puller\n  namespace", &format!("name: {name}\n  namespace"));
-        cluster.apply(&format!("{}\n---\n{binding}", account(&namespace, name))).await;
-    }
-    let asking = Asking { user: &user, repository: format!("{namespace}/app") };
-    let known = cluster.token(&namespace, "known", ISSUER).await;
-    let unknown = cluster.token(&namespace, "unknown", ISSUER).await;
+    let (namespace, asking) = robots(&cluster, &user, "known").await;
+    let (other, of_unknown) = robots(&cluster, &user, "unknown").await;
+    let known = cluster.token(&namespace, "robot", ISSUER).await;
+    let unknown = cluster.token(&other, "robot", ISSUER).await;
     until(async || asking.may_pull(&known).await).await;
     let readiness = async || {
         let ready = user.get("/readyz").await;
@@ -41,7 +31,7 @@ async fn whoever_is_known_goes_on_pulling_while_the_api_server_is_away() {
         assert!(asking.may_pull(token).await);
     }
     let headers = [("authorization", &*format!("Bearer {unknown}"))];
-    let path = format!("/v2/{namespace}/app/tags/list");
+    let path = format!("/v2/{other}/app/tags/list");
     let refused = user.ask(Method::GET, &path, &headers, Bytes::new()).await;
     assert_eq!(refused.status, StatusCode::SERVICE_UNAVAILABLE);
     assert!(refused.header("retry-after").is_some());
@@ -55,8 +45,8 @@ async fn whoever_is_known_goes_on_pulling_while_the_api_server_is_away() {
 
     cluster.start_api_server().await;
     until(async || readiness().await.1 == "ready\n").await;
-    until(async || asking.may_pull(&unknown).await).await;
+    until(async || of_unknown.may_pull(&unknown).await).await;
     until(async || elsewhere.may_pull(&known).await).await;
-    cluster.kubectl(["delete", "rolebinding", "known", "-n", &*namespace]).await;
+    cluster.kubectl(["delete", "rolebinding", "system:image-puller", "-n", &*namespace]).await;
     until(async || asking.status(&given).await == StatusCode::FORBIDDEN).await;
 }

@@ -46,7 +46,7 @@ async fn with(cluster: &Cluster, more: Value) -> TestRegistry {
 }
 
 /// A namespace in which the account `robot` may pull, and whoever asks there.
-async fn robots<'a>(cluster: &Cluster, user: &'a User, prefix: &str) -> (String, Asking<'a>) {
+pub(crate) async fn robots<'a>(cluster: &Cluster, user: &'a User, prefix: &str) -> (String, Asking<'a>) {
     let namespace = cluster.namespace(prefix).await;
     let robot = account(&namespace, "robot");
     cluster.apply(&format!("{robot}\n---\n{}", binding(&namespace, "robot", "system:image-puller"))).await;

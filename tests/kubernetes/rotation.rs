@@ -1,12 +1,7 @@
 //! The key that signs the tokens of accounts is replaced, as clusters do from time to time.
 
-use super::permission::Asking;
-use crate::harness::{
-    Cluster, TestRegistry,
-    cluster::{ISSUER, account},
-    paper_cluster::binding,
-    until,
-};
+use super::permission::robots;
+use crate::harness::{Cluster, TestRegistry, cluster::ISSUER, until};
 
 #[tokio::test]
 async fn a_new_key_is_known_at_once_and_the_old_one_still() {
@@ -14,10 +9,7 @@ async fn a_new_key_is_known_at_once_and_the_old_one_still() {
     let mut cluster = cluster.await;
     let registry = TestRegistry::with(cluster.settings().await).await;
     let user = registry.user("someone");
-    let namespace = cluster.namespace("keys").await;
-    let robot = account(&namespace, "robot");
-    cluster.apply(&format!("{robot}\n---\n{}", binding(&namespace, "robot", "system:image-puller"))).await;
-    let asking = Asking { user: &user, repository: format!("{namespace}/app") };
+    let (namespace, asking) = robots(&cluster, &user, "keys").await;
     let old = cluster.token(&namespace, "robot", ISSUER).await;
     until(async || asking.may_pull(&old).await).await;
 

@@ -7,7 +7,10 @@ use async_trait::async_trait;
 use super::*;
 use crate::identity::{AUTHENTICATED, Identity, UNAUTHENTICATED};
 use crate::keys::tests::{TestKey, key_set};
-use crate::{Certificates, Issuer, IssuerName, RegistryTokenKeys, Secret, ServiceAccounts, TokenRules};
+use crate::{
+    Account, Certificates, Issuer, IssuerName, RegistryTokenKeys, Secret, ServiceAccounts, Standing,
+    TokenRules,
+};
 
 const NOW: u64 = 1_800_000_000;
 const HERE: IpAddr = IpAddr::V4(std::net::Ipv4Addr::new(192, 0, 2, 1));

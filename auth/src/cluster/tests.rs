@@ -58,6 +58,13 @@ impl Script {
         Arc::default()
     }
 
+    fn in_which_ann_may_pull() -> Arc<Self> {
+        let script = Self::new();
+        script.has(CLUSTER_ROLES, puller());
+        script.has(ROLE_BINDINGS, binding("pullers", "ann"));
+        script
+    }
+
     fn cluster(self: &Arc<Self>) -> Cluster {
         let script = Arc::clone(self);
         let service = service_fn(move |request| {
@@ -215,10 +222,8 @@ async fn may_pull(bindings: &WatchedBindings, name: &str) -> Option<bool> {
 #[tokio::test(start_paused = true)]
 async fn nothing_is_decided_before_everything_has_been_read() {
     for is_old in [false, true] {
-        let script = Script::new();
+        let script = Script::in_which_ann_may_pull();
         script.is_old.store(is_old, Ordering::SeqCst);
-        script.has(CLUSTER_ROLES, puller());
-        script.has(ROLE_BINDINGS, binding("pullers", "ann"));
         let cluster = script.cluster();
         let (bindings, watching) = WatchedBindings::watch(&cluster).unwrap();
         assert!(bindings.decide(&user("ann"), &PULL).await.is_err());
@@ -234,9 +239,7 @@ async fn nothing_is_decided_before_everything_has_been_read() {
 
 #[tokio::test(start_paused = true)]
 async fn what_changes_counts_at_once_and_what_was_missed_is_found_by_reading_all_again() {
-    let script = Script::new();
-    script.has(CLUSTER_ROLES, puller());
-    script.has(ROLE_BINDINGS, binding("pullers", "ann"));
+    let script = Script::in_which_ann_may_pull();
     let cluster = script.cluster();
     let (bindings, watching) = WatchedBindings::watch(&cluster).unwrap();
     let _running = running(watching);
@@ -270,9 +273,7 @@ async fn what_changes_counts_at_once_and_what_was_missed_is_found_by_reading_all
 
 #[tokio::test(start_paused = true)]
 async fn while_the_cluster_is_away_what_it_told_counts_for_a_while() {
-    let script = Script::new();
-    script.has(CLUSTER_ROLES, puller());
-    script.has(ROLE_BINDINGS, binding("pullers", "ann"));
+    let script = Script::in_which_ann_may_pull();
     let cluster = script.cluster();
     let (bindings, watching) = WatchedBindings::watch(&cluster).unwrap();
     let _running = running(watching);
@@ -439,9 +440,7 @@ async fn a_refusal_is_no_outage() {
 
 #[tokio::test(start_paused = true)]
 async fn what_happens_while_everything_is_told_is_not_lost() {
-    let script = Script::new();
-    script.has(CLUSTER_ROLES, puller());
-    script.has(ROLE_BINDINGS, binding("pullers", "ann"));
+    let script = Script::in_which_ann_may_pull();
     script.has(ROLE_BINDINGS, binding("others", "bob"));
     *script.meanwhile.lock().unwrap() = vec![
         json!({ "type": "DELETED", "object": binding("pullers", "ann") }),
@@ -547,9 +546,7 @@ async fn an_access_review_asks_with_all_that_is_known_of_the_caller() {
 
 #[tokio::test(start_paused = true)]
 async fn whoever_carries_scopes_is_asked_about() {
-    let script = Script::new();
-    script.has(CLUSTER_ROLES, puller());
-    script.has(ROLE_BINDINGS, binding("pullers", "ann"));
+    let script = Script::in_which_ann_may_pull();
     let (bindings, watching) = WatchedBindings::watch(&script.cluster()).unwrap();
     let _running = running(watching);
     until(async || may_pull(&bindings, "ann").await == Some(true)).await;
