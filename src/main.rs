@@ -7,10 +7,6 @@ use clap::Parser;
 use wharf::commands::{self, Arguments, AuthCommand, Command, ConfigCommand};
 use wharf::traces::Traces;
 
-/// How many threads wait for disks, and hash, at once. What is more waits for its turn: a disk is not faster for being asked
-/// by more of them, and each takes memory.
-const BLOCKING_THREADS: usize = 64;
-
 fn main() -> ExitCode {
     let command = Arguments::parse().command;
     // To a question, 1 is an answer: no.
@@ -30,10 +26,7 @@ fn run(command: Command) -> anyhow::Result<ExitCode> {
     match command {
         Command::Serve(arguments) => {
             let loaded = commands::configuration(arguments.path())?;
-            let runtime = tokio::runtime::Builder::new_multi_thread()
-                .enable_all()
-                .max_blocking_threads(BLOCKING_THREADS)
-                .build()?;
+            let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
             let traces = Traces::start(loaded.config.traces.as_ref(), runtime.handle())?;
             wharf::logging::init(&loaded.config.log, traces.as_ref());
             for warning in &loaded.warnings {

@@ -15,6 +15,7 @@ mod request;
 mod sendfile;
 mod socket;
 mod tls;
+mod workers;
 
 use std::io;
 use std::sync::Arc;
@@ -39,6 +40,7 @@ pub use self::request::{Peer, REQUEST_ID};
 pub use self::sendfile::SendfileQueue;
 use self::tls::Certificates;
 pub use self::tls::TlsError;
+pub use self::workers::Workers;
 use crate::config::{self, Address, Http};
 use crate::health;
 use crate::metrics::Metrics;
@@ -66,6 +68,7 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 pub struct Server {
     http: Http,
     metrics: Metrics,
+    workers: Workers,
     listeners: Vec<(Listener, Option<Arc<Certificates>>)>,
 }
 
@@ -92,11 +95,11 @@ pub enum ServerError {
 
 impl Server {
     /// Binds all listeners and reads their certificates. Clients may connect from now on; they are served by
-    /// [`Self::serve`], and counted in `metrics`.
+    /// [`Self::serve`] on the threads of `workers`, and counted in `metrics`.
     ///
     /// # Errors
     /// The first listener that cannot be had; none is left bound then.
-    pub async fn bind(http: &Http, metrics: Metrics) -> Result<Self, ServerError> {
+    pub async fn bind(http: &Http, metrics: Metrics, workers: Workers) -> Result<Self, ServerError> {
         let mut listeners = Vec::new();
         for config::Listener { address, tls } in &http.listeners {
             let protocols: &[&[u8]] = if http.http2 { &[ALPN_HTTP2, ALPN_HTTP1] } else { &[ALPN_HTTP1] };
@@ -110,7 +113,7 @@ impl Server {
             };
             listeners.push((bind(address).await?, tls));
         }
-        Ok(Self { http: http.clone(), metrics, listeners })
+        Ok(Self { http: http.clone(), metrics, workers, listeners })
     }
 
     /// Where clients can connect, each as a URL: the ports are known even where the system chose them.
@@ -129,13 +132,13 @@ impl Server {
     /// # Cancel safety
     /// If dropped, all listeners and connections are closed at once.
     pub async fn serve(self, router: Router, shutdown: impl Future<Output = ()>) {
-        let Self { http, metrics, listeners } = self;
+        let Self { http, metrics, workers, listeners } = self;
         let stopping = CancellationToken::new();
         let mut accepting = JoinSet::new();
         let mut reloading = JoinSet::new();
 
         let connections = Arc::new(ConnectionLimit::new(http.limits.connections));
-        let shared = Arc::new(Shared::new(router, metrics, &http));
+        let shared = Arc::new(Shared::new(router, metrics, workers, &http));
         for (listener, certificates) in listeners {
             if let Some(certificates) = &certificates {
                 reloading.spawn(Arc::clone(certificates).keep_current());
@@ -183,7 +186,8 @@ async fn accept(
             let place = connections.place().await;
             let tls = certificates.as_ref().map(|certificates| certificates.current());
             let accepted = Accepted { stream, address, tls, place };
-            clients.spawn(connection::serve(Arc::clone(&shared), accepted, stopping.child_token()));
+            let served = connection::serve(Arc::clone(&shared), accepted, stopping.child_token());
+            shared.workers.spawn(served, &mut clients);
             while clients.try_join_next().is_some() {}
         }
     };
@@ -208,6 +212,7 @@ fn is_the_clients(error: &io::Error) -> bool {
 struct Shared {
     router: Router,
     metrics: Metrics,
+    workers: Workers,
     metrics_path: Option<String>,
     headers: HeaderMap,
     proxies: Proxies,
@@ -221,7 +226,7 @@ struct Shared {
 }
 
 impl Shared {
-    fn new(router: Router, metrics: Metrics, http: &Http) -> Self {
+    fn new(router: Router, metrics: Metrics, workers: Workers, http: &Http) -> Self {
         let limits = &http.limits;
         let header_bytes = limits.header_bytes.get();
         let mut http1 = http1::Builder::new();
@@ -243,6 +248,7 @@ impl Shared {
             // Once for all: it would otherwise be done for each request.
             router: router.with_state(()),
             metrics,
+            workers,
             metrics_path: http.metrics.clone(),
             headers: http.headers.clone(),
             proxies: Proxies::new(http.trusted_proxies.clone()),

@@ -15,7 +15,7 @@ use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
 use wharf::config::{Address, Http, Listener, Tls};
 use wharf::metrics::Metrics;
-use wharf::server::Server;
+use wharf::server::{Server, Workers};
 
 /// A server that runs until it is told to stop.
 struct Running {
@@ -26,7 +26,7 @@ struct Running {
 
 impl Running {
     async fn start(http: Http, router: Router) -> Self {
-        let server = Server::bind(&http, Metrics::default()).await.unwrap();
+        let server = Server::bind(&http, Metrics::default(), Workers::start().unwrap()).await.unwrap();
         let url = server.urls().remove(0);
         let address = url.split_once("://").unwrap().1.parse().unwrap();
         let (stop, stopped) = oneshot::channel::<()>();

@@ -26,7 +26,7 @@ use crate::health::Readiness;
 use crate::login::TOKEN_PATHS;
 use crate::logins::Logins;
 use crate::metrics::{Measured, Metrics};
-use crate::server::Server;
+use crate::server::{Server, Workers};
 use crate::traces::{self, Traced};
 
 /// Serves what `config` says until SIGTERM or SIGINT, then finishes what is under way.
@@ -78,13 +78,14 @@ pub async fn serve(config: Config) -> anyhow::Result<()> {
     if let Some(login) = &login {
         router = router.merge(login.router(&config.http.prefix));
     }
-    let server = Server::bind(&config.http, metrics.clone()).await?;
+    let workers = Workers::start().context("the threads that serve connections cannot be started")?;
+    let server = Server::bind(&config.http, metrics.clone(), workers.clone()).await?;
     let management = match config.http.management.clone() {
         config::Management { address: Some(address), metrics: path } => {
             let router = watched(&path);
             let listeners = vec![config::Listener { address, tls: None }];
             let http = Http { listeners, metrics: path, ..Http::default() };
-            Some((Server::bind(&http, metrics).await?, router))
+            Some((Server::bind(&http, metrics, workers.clone()).await?, router))
         }
         config::Management { address: None, .. } => None,
     };
@@ -123,6 +124,7 @@ pub async fn serve(config: Config) -> anyhow::Result<()> {
         })
         .await;
     api.finish_mutations().await;
+    drop(workers); // Not before: changes that are under way are finished on them.
     background.shutdown().await;
     tracing::info!("stopped");
     Ok(())

@@ -23,7 +23,7 @@ use super::Shared;
 use super::limits::Place;
 use super::request::{Connection, Peer, ResponseBody, answer};
 use super::sendfile::{SendfileQueue, SendfileSocket};
-use super::socket::{Socket, Stream};
+use super::socket::{DetachedStream, Socket};
 
 /// What HTTP/2 calls itself in ALPN.
 pub(super) const ALPN_HTTP2: &[u8] = b"h2";
@@ -57,7 +57,7 @@ impl Activity {
 
 /// A client that was accepted.
 pub(super) struct Accepted {
-    pub(super) stream: Stream,
+    pub(super) stream: DetachedStream,
     pub(super) address: Option<SocketAddr>,
     pub(super) tls: Option<Arc<ServerConfig>>,
     pub(super) place: Place,
@@ -66,6 +66,10 @@ pub(super) struct Accepted {
 /// Serves one client until it leaves. Once `stopping` is cancelled only the requests under way are finished.
 pub(super) async fn serve(shared: Arc<Shared>, accepted: Accepted, stopping: CancellationToken) {
     let Accepted { stream, address, tls, place } = accepted;
+    let stream = match stream.attach() {
+        Ok(stream) => stream,
+        Err(error) => return tracing::error!(?address, %error, "cannot serve a connection"),
+    };
     let _open = shared.metrics.connection();
     let mut socket = Socket::new(stream, shared.idle_body_timeout);
     let unread = socket.unread_body();

@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use socket2::{Domain, Protocol, SockRef, Type};
 use tokio::net::{TcpListener, UnixListener};
 
-use super::socket::Stream;
+use super::socket::DetachedStream;
 use crate::config::Address;
 
 /// How many connections wait to be accepted; the kernel lowers it to `net.core.somaxconn`.
@@ -63,15 +63,18 @@ impl Listener {
     }
 
     /// Waits for the next client; its address is known on TCP.
-    pub(super) async fn accept(&self) -> io::Result<(Stream, Option<SocketAddr>)> {
+    pub(super) async fn accept(&self) -> io::Result<(DetachedStream, Option<SocketAddr>)> {
         match self {
             Self::Tcp { listener, .. } => {
                 let (stream, client) = listener.accept().await?;
                 // Fails only if the client is gone already, which whoever reads finds out.
                 let _ = stream.set_nodelay(true);
-                Ok((Stream::Tcp(stream), Some(client)))
+                Ok((DetachedStream::Tcp(stream.into_std()?), Some(client)))
             }
-            Self::Unix { listener, .. } => Ok((Stream::Unix(listener.accept().await?.0), None)),
+            Self::Unix { listener, .. } => {
+                let (stream, _) = listener.accept().await?;
+                Ok((DetachedStream::Unix(stream.into_std()?), None))
+            }
         }
     }
 }

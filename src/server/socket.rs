@@ -31,6 +31,13 @@ pub(super) enum Stream {
     Unix(UnixStream),
 }
 
+/// A connected stream that no runtime watches, on its way from the one that accepted it to the one that serves it.
+#[derive(Debug)]
+pub(super) enum DetachedStream {
+    Tcp(std::net::TcpStream),
+    Unix(std::os::unix::net::UnixStream),
+}
+
 /// A connected stream whose client must keep reading, and whose closing waits for a client that is still sending.
 #[derive(Debug)]
 pub(super) struct Socket {
@@ -100,6 +107,16 @@ impl Socket {
     ) -> Poll<io::Result<usize>> {
         let written = self.stream.poll_write_with(context, &mut write);
         self.writing.poll(context, written)
+    }
+}
+
+impl DetachedStream {
+    /// Has the runtime that this is called on watch the stream from now on.
+    pub(super) fn attach(self) -> io::Result<Stream> {
+        Ok(match self {
+            Self::Tcp(stream) => Stream::Tcp(TcpStream::from_std(stream)?),
+            Self::Unix(stream) => Stream::Unix(UnixStream::from_std(stream)?),
+        })
     }
 }
 

@@ -6,7 +6,7 @@ use tokio::net::UnixStream;
 use tokio::sync::oneshot;
 use wharf::config::Address;
 use wharf::metrics::Metrics;
-use wharf::server::Server;
+use wharf::server::{Server, Workers};
 
 use super::{Running, ask, on_any_port};
 
@@ -30,9 +30,12 @@ async fn a_unix_socket_is_listened_on_and_goes_with_the_server() {
     drop(UnixListener::bind(&path).unwrap());
     let mut http = on_any_port(None);
     http.listeners[0].address = Address::Unix(path.clone());
-    let server = Server::bind(&http, Metrics::default()).await.unwrap();
+    let server = Server::bind(&http, Metrics::default(), Workers::start().unwrap()).await.unwrap();
     assert_eq!(server.urls(), [format!("unix:{}", path.display())]);
-    assert!(Server::bind(&http, Metrics::default()).await.is_err(), "a living server keeps its socket");
+    assert!(
+        Server::bind(&http, Metrics::default(), Workers::start().unwrap()).await.is_err(),
+        "a living server keeps its socket"
+    );
     let (stop, stopped) = oneshot::channel::<()>();
     let stopped = async { drop(stopped.await) };
     let done = tokio::spawn(server.serve(Router::new().route("/", get(|| async { "hello" })), stopped));
