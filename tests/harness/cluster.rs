@@ -32,7 +32,8 @@ pub(crate) const ISSUER: &str = "https://kubernetes.default.svc";
 /// Those who are no service accounts, and the group of each.
 const USERS: [(&str, &str); 4] =
     [(ADMIN, "system:masters"), ("alice", "developers"), ("bob", ""), (node::USER, "system:nodes")];
-const ADMIN: &str = "admin";
+/// Who may do everything.
+pub(crate) const ADMIN: &str = "admin";
 
 /// The controllers that have to do with accounts, roles and namespaces, and those that make pods.
 const CONTROLLERS: [&str; 8] = [
@@ -189,15 +190,15 @@ impl Cluster {
         let path = format!("/api/v1/namespaces/{namespace}/serviceaccounts/{account}/token");
         let wanted = json!({ "spec": { "audiences": [audience], "expirationSeconds": 3600 } });
         let request = self.admin().post(&path, &wanted).await;
-        let token = request["status"]["token"].as_str().unwrap().to_owned();
-        secrets::keep(&token);
-        token
+        request["status"]["token"].as_str().unwrap().to_owned()
     }
 }
 
 /// The token of somebody who is no service account: `alice`, `bob`, or the node.
 pub(crate) fn user_token(user: &str) -> String {
-    format!("{user}-shows-this-token")
+    let token = format!("{user}-shows-this-token");
+    secrets::keep(&token);
+    token
 }
 
 /// A service account, as `kubectl apply` takes it.

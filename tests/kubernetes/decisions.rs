@@ -2,9 +2,13 @@
 
 mod made_up;
 
-use std::collections::BTreeSet;
+use std::{collections::BTreeSet, time::Duration};
 
-use auth::{Decision, Identity, ResourceAttributes, bindings, rbac::Policy};
+use auth::{
+    Authorizer, Decision, ResourceAttributes,
+    bindings::{self, WatchedBindings},
+    rbac::Policy,
+};
 use futures_util::{StreamExt, stream};
 use proptest::{
     collection::vec,
@@ -15,7 +19,11 @@ use serde_json::{Value, json};
 use uuid::Uuid;
 
 use self::made_up::{NAMESPACES, Question};
-use crate::harness::{Cluster, cluster::Api, until};
+use crate::harness::{
+    Cluster,
+    cluster::{ADMIN, Api, user_token},
+    until,
+};
 
 const QUESTIONS: usize = 6000;
 
@@ -60,6 +68,16 @@ async fn we_decide_as_the_api_server_does() {
     if let Some(smallest) = differences.iter().min_by_key(|difference| difference.len()) {
         panic!("{} of {QUESTIONS} decisions differ, such as {smallest}\n{again}", differences.len());
     }
+
+    // What is watched decides alike.
+    let kubeconfig = cluster.kubeconfig(&user_token(ADMIN));
+    let connected = auth::Cluster::connect(Some(&kubeconfig), Duration::from_secs(60)).await.unwrap();
+    let watched = WatchedBindings::read(&connected).await.unwrap();
+    for (question, (allowed, reason)) in &answers {
+        let ours = watched.decide(&question.caller(), &question.wanted).await.unwrap();
+        assert_eq!(ours != Decision::Denied, *allowed, "{question:?}: {ours:?}, {reason}\n{again}");
+    }
+
     let allowed = answers.iter().filter(|(_, (allowed, _))| *allowed).count();
     let few = QUESTIONS / 20;
     assert!((few..QUESTIONS - few).contains(&allowed), "{allowed} of {QUESTIONS} are allowed; {again}");
@@ -172,9 +190,7 @@ fn difference(
     allowed: bool,
     reason: &str,
 ) -> Option<String> {
-    let Question { user, groups, wanted } = question;
-    let groups = groups.iter().map(|&group| group.to_owned()).collect();
-    let caller = Identity { name: (*user).to_owned(), groups, ..Identity::default() };
+    let (caller, wanted) = (question.caller(), &question.wanted);
     let ours = policy.decide(&caller, wanted);
     if allowed == (ours != Decision::Denied) {
         return None;

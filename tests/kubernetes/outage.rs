@@ -3,14 +3,17 @@
 use bytes::Bytes;
 use hyper::{Method, StatusCode};
 
-use super::permission::{Asking, robots};
+use super::permission::{Asking, measured, metric, robots};
 use crate::harness::{Cluster, TestRegistry, cluster::ISSUER, until};
+
+/// Whether the API server is heard of.
+const HEARD: &str = "wharf_cluster_heard";
 
 #[tokio::test]
 async fn whoever_is_known_goes_on_pulling_while_the_api_server_is_away() {
     let Some(cluster) = Cluster::start() else { return };
     let mut cluster = cluster.await;
-    let registry = TestRegistry::with(cluster.settings().await).await;
+    let registry = TestRegistry::with(measured(cluster.settings().await)).await;
     let user = registry.user("someone");
     let (namespace, asking) = robots(&cluster, &user, "known").await;
     let (other, of_unknown) = robots(&cluster, &user, "unknown").await;
@@ -27,6 +30,7 @@ async fn whoever_is_known_goes_on_pulling_while_the_api_server_is_away() {
     cluster.kill_api_server();
     until(async || readiness().await.1.contains("fell silent")).await;
     assert_eq!(readiness().await.0, StatusCode::OK, "or nobody could pull");
+    assert_eq!(metric(&user, HEARD).await, 0.0);
     for token in [&known, &given] {
         assert!(asking.may_pull(token).await);
     }
@@ -45,6 +49,7 @@ async fn whoever_is_known_goes_on_pulling_while_the_api_server_is_away() {
 
     cluster.start_api_server().await;
     until(async || readiness().await.1 == "ready\n").await;
+    assert_eq!(metric(&user, HEARD).await, 1.0);
     until(async || of_unknown.may_pull(&unknown).await).await;
     until(async || elsewhere.may_pull(&known).await).await;
     cluster.kubectl(["delete", "rolebinding", "system:image-puller", "-n", &*namespace]).await;

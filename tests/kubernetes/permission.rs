@@ -1,6 +1,7 @@
 //! Whom a registry knows by asking a cluster, and for how long.
 
 use bytes::Bytes;
+use futures_util::{StreamExt, stream};
 use hyper::{Method, StatusCode};
 use serde_json::{Value, json};
 
@@ -9,7 +10,7 @@ use crate::harness::{
     cluster::{ISSUER, account, user_token},
     paper_cluster::binding,
     registry::overlay,
-    until, wharf,
+    secrets, until, wharf,
 };
 
 /// Somebody who lists the tags of a repository that does not exist.
@@ -37,6 +38,25 @@ impl Asking<'_> {
         let given = self.user.ask(Method::GET, "/token", &headers, Bytes::new()).await.expect(StatusCode::OK);
         given.json()["token"].as_str().unwrap().to_owned()
     }
+}
+
+/// The sum of a metric's rows.
+pub(crate) async fn metric(user: &User, name: &str) -> f64 {
+    let metrics = user.get("/metrics").await.expect(StatusCode::OK);
+    let text = String::from_utf8(metrics.body.to_vec()).unwrap();
+    let rows = text.lines().filter_map(|line| line.strip_prefix(name)?.rsplit_once(' '));
+    let rows: Vec<f64> = rows.map(|(_, value)| value.parse().unwrap()).collect();
+    assert!(!rows.is_empty(), "there is no {name}");
+    rows.into_iter().sum()
+}
+
+/// How often the API server was asked.
+pub(crate) const QUESTIONS: &str = "wharf_cluster_questions_total";
+
+/// Settings with which a registry shows its metrics.
+pub(crate) fn measured(mut settings: Value) -> Value {
+    overlay(&mut settings, &json!({ "http": { "debug": { "prometheus": { "enabled": true } } } }));
+    settings
 }
 
 async fn with(cluster: &Cluster, more: Value) -> TestRegistry {
@@ -143,6 +163,7 @@ async fn what_is_deleted_in_the_cluster_lets_nobody_in_any_more() {
     };
     until(async || kept().await.is_some()).await;
     let of_secret = kept().await.unwrap();
+    secrets::keep(&of_secret);
 
     for token in [&own, &of_pod, &of_secret] {
         until(async || asking.may_pull(token).await).await;
@@ -216,24 +237,41 @@ async fn what_can_i_advises_is_what_the_cluster_takes() {
 async fn a_thousand_nodes_cost_the_api_server_nothing_once_one_has_pulled() {
     let Some(cluster) = Cluster::shared() else { return };
     let cluster = cluster.await;
-    let mut settings = cluster.settings().await;
-    overlay(&mut settings, &json!({ "http": { "debug": { "prometheus": { "enabled": true } } } }));
+    let mut settings = measured(cluster.settings().await);
+    overlay(&mut settings, &json!({ "http": { "trustedproxies": ["127.0.0.0/8"] } }));
     let registry = TestRegistry::with(settings).await;
     let user = registry.user("node");
     let (namespace, asking) = robots(cluster, &user, "storm").await;
-    let token = cluster.token(&namespace, "robot", ISSUER).await;
-    let questions = async || {
-        let metrics = user.get("/metrics").await.expect(StatusCode::OK);
-        let text = String::from_utf8(metrics.body.to_vec()).unwrap();
-        let lines = text.lines().filter(|line| line.starts_with("wharf_cluster_questions_total"));
-        lines.map(|line| line.rsplit_once(' ').unwrap().1.parse::<f64>().unwrap()).sum::<f64>()
+    let tokens = async |count| {
+        let made = stream::iter(0..count).map(|_| cluster.token(&namespace, "robot", ISSUER));
+        made.buffer_unordered(16).collect::<Vec<_>>().await
     };
-    until(async || asking.may_pull(&token).await).await;
-    let before = questions().await;
-    for _ in 0..20 {
-        let nodes = (0..50).map(|_| asking.may_pull(&token));
-        assert!(futures_util::future::join_all(nodes).await.into_iter().all(|may| may));
-    }
-    assert_eq!(questions().await, before);
-    assert!(before > 0.0, "it was asked once");
+    // Each node is another client, by what a proxy says.
+    let pull = async |number: usize, token: &str| {
+        let address = format!("10.1.{}.{}", number / 250, number % 250);
+        let headers = [("authorization", &*format!("Bearer {token}")), ("x-forwarded-for", &*address)];
+        let path = format!("/v2/{}/tags/list", asking.repository);
+        let answer = user.ask(Method::GET, &path, &headers, Bytes::new()).await;
+        assert_eq!(answer.status, StatusCode::NOT_FOUND, "node {number} may pull");
+    };
+    let storm = async |tokens: &[String]| {
+        let pulls = (0..1000).map(|number| pull(number, &tokens[number % tokens.len()]));
+        stream::iter(pulls).buffer_unordered(200).collect::<()>().await;
+    };
+    until(async || asking.may_pull(&cluster.token(&namespace, "robot", ISSUER).await).await).await;
+
+    // All with one token, as an image pull secret is: it is asked about once, while all of them wait.
+    let before = metric(&user, QUESTIONS).await;
+    let shared = tokens(1).await;
+    storm(&shared).await;
+    assert_eq!(metric(&user, QUESTIONS).await, before + 1.0);
+    storm(&shared).await;
+    assert_eq!(metric(&user, QUESTIONS).await, before + 1.0);
+
+    // Each pod with one of its own: once each.
+    let own = tokens(100).await;
+    storm(&own).await;
+    assert_eq!(metric(&user, QUESTIONS).await, before + 101.0);
+    storm(&own).await;
+    assert_eq!(metric(&user, QUESTIONS).await, before + 101.0);
 }

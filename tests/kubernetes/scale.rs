@@ -28,13 +28,21 @@ async fn ten_thousand_bindings_are_read_whole_and_followed() {
         });
         admin.post(&path, &binding).await;
     };
-    let others: Vec<String> = (0..BINDINGS).map(|number| format!("other-{number}")).collect();
+    // Wherever a page of them ends, some account is bound on either side of it alone.
+    let others: Vec<String> = (0..BINDINGS).map(|number| format!("other-{}", number / 100)).collect();
     let binding = others.iter().enumerate().map(|(number, other)| bind(number, other));
     stream::iter(binding).buffer_unordered(32).collect::<()>().await;
+    let accounts: Vec<String> =
+        (0..BINDINGS / 100).map(|number| account(&namespace, &format!("other-{number}"))).collect();
+    cluster.apply(&accounts.join("\n---\n")).await;
 
     let registry = TestRegistry::with(settings).await;
     let user = registry.user("someone");
     let asking = Asking { user: &user, repository: format!("{namespace}/app") };
+    for number in 0..BINDINGS / 100 {
+        let token = cluster.token(&namespace, &format!("other-{number}"), ISSUER).await;
+        until(async || asking.may_pull(&token).await).await;
+    }
     let token = cluster.token(&namespace, "robot", ISSUER).await;
     until(async || asking.status(&token).await == hyper::StatusCode::FORBIDDEN).await;
     bind(BINDINGS, "robot").await;

@@ -17,6 +17,8 @@ use rustls::{
 };
 use serde_json::Value;
 
+use crate::harness::secrets;
+
 /// The API server, as it is met with a token. Connections are kept, so it is for the test alone that made it.
 pub(crate) struct Api {
     client: Client<HttpsConnector<HttpConnector>, Full<Bytes>>,
@@ -43,9 +45,13 @@ impl Api {
         self.ask(Method::GET, path, None).await
     }
 
-    /// Makes something, and returns what it became.
+    /// Makes something, and returns what it became. If that is a token, it is kept as a secret.
     pub(crate) async fn post(&self, path: &str, what: &Value) -> Value {
-        self.ask(Method::POST, path, Some(what)).await
+        let made = self.ask(Method::POST, path, Some(what)).await;
+        if let Some(token) = made["status"]["token"].as_str() {
+            secrets::keep(token);
+        }
+        made
     }
 
     /// Removes something.

@@ -2,7 +2,7 @@
 
 use std::fmt::Debug;
 
-use auth::ResourceAttributes;
+use auth::{Identity, ResourceAttributes};
 use proptest::{
     collection::vec,
     option,
@@ -11,7 +11,8 @@ use proptest::{
 };
 use serde_json::{Value, json};
 
-pub(super) const NAMESPACES: [&str; 4] = ["n0", "n1", "n2", "n3"];
+pub(super) const NAMESPACES: [&str; 16] =
+    ["n0", "n1", "n2", "n3", "n4", "n5", "n6", "n7", "n8", "n9", "n10", "n11", "n12", "n13", "n14", "n15"];
 
 /// How many roles are made of others, of one another too.
 const MADE_OF_OTHERS: usize = 8;
@@ -32,6 +33,13 @@ pub(super) struct Question {
     pub(super) user: &'static str,
     pub(super) groups: &'static [&'static str],
     pub(super) wanted: ResourceAttributes<'static>,
+}
+
+impl Question {
+    pub(super) fn caller(&self) -> Identity {
+        let groups = self.groups.iter().map(|&group| group.to_owned()).collect();
+        Identity { name: self.user.to_owned(), groups, ..Identity::default() }
+    }
 }
 
 const CALLERS: &[(&str, &[&str])] = &[
@@ -91,10 +99,14 @@ pub(super) fn objects() -> impl Strategy<Value = Vec<Value>> {
         let aggregation = json!({ "clusterRoleSelectors": selectors });
         object("ClusterRole", metadata, json!({ "aggregationRule": aggregation }))
     });
-    let bindings = numbered(160, (role_ref(), vec(subject(), 0..5)), move |index, (role, subjects)| {
-        let metadata = json!({ "name": format!("b{index}"), "namespace": namespace(index) });
-        object("RoleBinding", metadata, json!({ "roleRef": role, "subjects": subjects }))
-    });
+    let bindings = numbered(
+        40 * NAMESPACES.len(),
+        (role_ref(), vec(subject(), 0..5)),
+        move |index, (role, subjects)| {
+            let metadata = json!({ "name": format!("b{index}"), "namespace": namespace(index) });
+            object("RoleBinding", metadata, json!({ "roleRef": role, "subjects": subjects }))
+        },
+    );
     let subjects = vec(subject_of_the_cluster(), 0..3);
     let cluster_bindings = numbered(5, (cluster_role_ref(), subjects), |index, (role, subjects)| {
         let metadata = json!({ "name": format!("b{index}") });
