@@ -5,7 +5,7 @@ use hyper::{Method, StatusCode};
 
 use crate::{
     clients::containers::Containers,
-    harness::{Cluster, TestRegistry, cluster::account, paper_cluster::binding, until},
+    harness::{Cluster, TestRegistry, cluster::account, until},
 };
 
 #[tokio::test]
@@ -32,22 +32,32 @@ async fn a_service_account_pushes_and_pulls_as_far_as_role_bindings_say_so() {
     let refused = alice.podman_in_vain(format!("push {image}")).await;
     assert!(refused.contains("denied") || refused.contains("403"), "{refused}");
 
-    cluster.apply(&binding(&namespace, "example-sa", "system:image-puller")).await;
+    cluster.apply(&in_the_readme(&namespace)).await;
     until(async || answers(Method::GET, tags.clone(), StatusCode::NOT_FOUND).await).await;
     let refused = alice.podman_in_vain(format!("push {image}")).await;
     assert!(refused.contains("denied") || refused.contains("403"), "{refused}");
 
-    cluster.apply(&binding(&namespace, "example-sa", "system:image-builder")).await;
+    let builds =
+        in_the_readme(&namespace).replace("image-puller", "image-builder").replace("-pulls", "-builds");
+    cluster.apply(&builds).await;
     until(async || answers(Method::POST, uploads.clone(), StatusCode::ACCEPTED).await).await;
     alice.podman(format!("push {image}")).await;
     alice.podman("rmi --all --force").await;
     assert_eq!(alice.run(&image).await, "for the team");
 
-    for role in ["system:image-builder", "system:image-puller"] {
-        cluster.kubectl(["delete", "rolebinding", role, "-n", &*namespace]).await;
+    for binding in ["example-sa-builds", "example-sa-pulls"] {
+        cluster.kubectl(["delete", "rolebinding", binding, "-n", &*namespace]).await;
     }
     until(async || answers(Method::GET, tags.clone(), StatusCode::FORBIDDEN).await).await;
     alice.podman("rmi --all --force").await;
     let refused = alice.podman_in_vain(format!("pull {image}")).await;
     assert!(refused.contains("denied") || refused.contains("403"), "{refused}");
+}
+
+/// The role binding that README.md has `kubectl apply` take, for another namespace than `team`.
+fn in_the_readme(namespace: &str) -> String {
+    let (_, readme) = include_str!("../../README.md").split_once("kubectl apply -f - <<EOF\n").unwrap();
+    let (yaml, _) = readme.split_once("    EOF\n").unwrap();
+    let lines = yaml.lines().map(|line| line.strip_prefix("    ").unwrap());
+    lines.collect::<Vec<_>>().join("\n").replace("namespace: team", &format!("namespace: {namespace}"))
 }

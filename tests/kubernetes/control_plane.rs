@@ -7,7 +7,7 @@ use crate::harness::{
     Cluster,
     cluster::{ISSUER, user_token},
     paper_cluster::binding,
-    until,
+    until, wharf,
 };
 
 const WHO_AM_I: &str = "/apis/authentication.k8s.io/v1/selfsubjectreviews";
@@ -54,6 +54,35 @@ async fn a_role_binding_is_obeyed_and_no_longer_when_it_is_gone() {
     let bindings = format!("/apis/rbac.authorization.k8s.io/v1/namespaces/{namespace}/rolebindings");
     cluster.admin().delete(&format!("{bindings}/view")).await;
     until(async || answers(403).await).await;
+}
+
+#[tokio::test]
+async fn what_we_ship_is_taken_as_it_is() {
+    let Some(cluster) = Cluster::shared() else { return };
+    let cluster = cluster.await;
+    let shipped = [
+        include_str!("../../deploy/registry.yaml"),
+        include_str!("../../deploy/rbac/registry.yaml"),
+        include_str!("../../deploy/rbac/roles.yaml"),
+    ];
+    cluster.apply(&shipped.join("\n---\n")).await;
+    let admin = cluster.admin();
+    let path = "/apis/apps/v1/namespaces/wharf/deployments/wharf";
+    until(async || admin.get(path).await["status"]["observedGeneration"] == 1).await;
+    let spec = admin.get(path).await["spec"]["template"]["spec"].clone();
+    let settings = &admin.get("/api/v1/namespaces/wharf/configmaps/wharf").await["data"]["config.yml"];
+
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("config.yml");
+    std::fs::write(&file, settings.as_str().unwrap()).unwrap();
+    let file = file.to_str().unwrap();
+    let checked = wharf::run(&["config", "check", file], &[]);
+    assert_eq!((checked.code, &*checked.complaint), (Some(0), ""), "{}", checked.output);
+    let shown = wharf::run(&["config", "show", file], &[]).output;
+    let drain = shown.lines().find_map(|line| line.strip_prefix("http.draintimeout: ")).expect(&shown);
+    let drain: i64 = drain.split('s').next().unwrap().parse().unwrap();
+    assert!(spec["terminationGracePeriodSeconds"].as_i64() > Some(drain), "{drain}");
+    cluster.kubectl(["delete", "deployment", "wharf", "-n", "wharf"]).await;
 }
 
 #[tokio::test]
