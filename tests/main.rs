@@ -3,6 +3,7 @@
 #![expect(clippy::unwrap_used, reason = "a test ends where something is not as it should be")]
 
 mod api;
+mod authorization;
 mod clients;
 mod conformance;
 mod documentation;

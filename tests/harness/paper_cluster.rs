@@ -7,6 +7,7 @@ use std::{
 };
 
 use aws_lc_rs::{
+    digest::{SHA256, digest},
     encoding::{AsDer, PublicKeyX509Der},
     rand::SystemRandom,
     signature::{ECDSA_P256_SHA256_FIXED_SIGNING, EcdsaKeyPair, KeyPair},
@@ -47,7 +48,7 @@ impl PaperCluster {
         let folder = self.folder.path();
         json!({ "auth": { "kubernetes": {
             "folder": folder.join("rbac"),
-            "issuers": [{ "issuer": ISSUER, "keys": folder.join("sa.pub") }],
+            "issuers": [{ "issuer": ISSUER, "keys": self.public_key() }],
             "audiences": [AUDIENCE],
         } } })
     }
@@ -87,8 +88,15 @@ impl PaperCluster {
 
     /// The same with other claims laid over it.
     pub(crate) fn token_with(&self, namespace: &str, name: &str, claims: &Value) -> String {
+        let mut all = Self::claims(namespace, name);
+        all.as_object_mut().unwrap().extend(claims.as_object().unwrap().clone());
+        self.sign(&json!({ "alg": "ES256" }).to_string(), &all.to_string())
+    }
+
+    /// What the token of a service account says that is good for an hour.
+    pub(crate) fn claims(namespace: &str, name: &str) -> Value {
         let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap();
-        let mut all = json!({
+        json!({
             "iss": ISSUER,
             "aud": [AUDIENCE],
             "sub": format!("system:serviceaccount:{namespace}:{name}"),
@@ -99,14 +107,31 @@ impl PaperCluster {
                 "namespace": namespace,
                 "serviceaccount": { "name": name, "uid": format!("uid of {namespace}/{name}") },
             },
-        });
-        all.as_object_mut().unwrap().extend(claims.as_object().unwrap().clone());
-        let part = |value: Value| BASE64_URL_SAFE_NO_PAD.encode(value.to_string());
-        let signed = format!("{}.{}", part(json!({ "alg": "ES256" })), part(all));
+        })
+    }
+
+    /// A token whose header and claims are these texts, whatever they are.
+    pub(crate) fn sign(&self, header: &str, claims: &str) -> String {
+        let signed = [header, claims].map(|part| BASE64_URL_SAFE_NO_PAD.encode(part)).join(".");
         let signature = self.key.sign(&SystemRandom::new(), signed.as_bytes()).unwrap();
         let token = format!("{signed}.{}", BASE64_URL_SAFE_NO_PAD.encode(signature));
         secrets::keep(&token);
         token
+    }
+
+    /// The file of the key that its tokens are verified by, PEM.
+    pub(crate) fn public_key(&self) -> PathBuf {
+        self.folder.path().join("sa.pub")
+    }
+
+    /// That key as an entry of a JSON Web Key Set, named as Kubernetes does.
+    pub(crate) fn jwk(&self) -> Value {
+        let encode = |bytes: &[u8]| BASE64_URL_SAFE_NO_PAD.encode(bytes);
+        let der: PublicKeyX509Der<'_> = self.key.public_key().as_der().unwrap();
+        let id = encode(digest(&SHA256, der.as_ref()).as_ref());
+        // A point that is not compressed: a mark, then 32 bytes for each coordinate.
+        let (x, y) = self.key.public_key().as_ref()[1..].split_at(32);
+        json!({ "kty": "EC", "crv": "P-256", "alg": "ES256", "use": "sig", "kid": id, "x": encode(x), "y": encode(y) })
     }
 }
 
