@@ -210,7 +210,8 @@ fn issuers(
         let keys = match &issuer.keys {
             Keys::File(path) => KeySet::from_files(&[path], files)?,
             Keys::Published { at, authorities } => {
-                let published = PublishedKeys::new(&issuer.name, at.clone(), authorities.as_deref())?;
+                let authorities = authorities.as_deref();
+                let published = PublishedKeys::new(&issuer.name, at.clone(), authorities, files)?;
                 KeySet::fetched(Arc::new(published))
             }
         };

@@ -4,7 +4,7 @@ mod http2;
 mod listeners;
 mod requests;
 mod stop;
-mod tls;
+pub(crate) mod tls;
 
 use std::net::SocketAddr;
 
@@ -18,14 +18,14 @@ use wharf::metrics::Metrics;
 use wharf::server::{Server, Workers};
 
 /// A server that runs until it is told to stop.
-struct Running {
-    address: SocketAddr,
+pub(crate) struct Running {
+    pub(crate) address: SocketAddr,
     stop: oneshot::Sender<()>,
     done: JoinHandle<()>,
 }
 
 impl Running {
-    async fn start(http: Http, router: Router) -> Self {
+    pub(crate) async fn start(http: Http, router: Router) -> Self {
         let server = Server::bind(&http, Metrics::default(), Workers::start().unwrap()).await.unwrap();
         let url = server.urls().remove(0);
         let address = url.split_once("://").unwrap().1.parse().unwrap();
@@ -39,13 +39,19 @@ impl Running {
         Self { address, stop, done }
     }
 
+    /// Stops it, and waits until it has.
+    pub(crate) async fn stop(self) {
+        self.stop.send(()).unwrap();
+        self.done.await.unwrap();
+    }
+
     async fn connect(&self) -> TcpStream {
         TcpStream::connect(self.address).await.unwrap()
     }
 }
 
 /// Listens on a port of the system's choice.
-fn on_any_port(tls: Option<Tls>) -> Http {
+pub(crate) fn on_any_port(tls: Option<Tls>) -> Http {
     let address = Address::Tcp { host: "127.0.0.1".to_owned(), port: 0 };
     Http { listeners: vec![Listener { address, tls }], ..Http::default() }
 }

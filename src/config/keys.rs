@@ -620,7 +620,7 @@ impl Login {
             );
             let authorities: Option<PathBuf> = issuer.optional(
                 "ca",
-                "Authorities, PEM, one of which must have signed the certificate of whoever serves the keys; otherwise those that the machine trusts.",
+                "A file of authorities, PEM, one of which must have signed the certificate of whoever serves the keys, read again when it changes; otherwise those that the machine trusts.",
             );
             if name.is_none() {
                 issuer.problem("issuer", "it is missing; say what the tokens have as \"iss\"".to_owned());

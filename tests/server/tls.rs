@@ -20,7 +20,7 @@ use crate::harness::Authority;
 const REQUEST: &str = "GET / HTTP/1.1\r\nhost: localhost\r\n\r\n";
 
 /// Puts a new pair into a folder, as what a listener is to use.
-fn settings_in(authority: &Authority, folder: &Path) -> Tls {
+pub(crate) fn settings_in(authority: &Authority, folder: &Path) -> Tls {
     let (certificate, key) = authority.issue();
     std::fs::write(folder.join("tls.crt"), certificate).unwrap();
     std::fs::write(folder.join("tls.key"), key).unwrap();

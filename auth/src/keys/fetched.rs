@@ -56,6 +56,12 @@ struct Fetch {
     outcome: Result<(), String>,
 }
 
+impl Fetch {
+    fn is_long_ago(&self) -> bool {
+        self.began.elapsed() >= FETCH_INTERVAL
+    }
+}
+
 #[derive(Clone, Debug, Default)]
 struct Known {
     keys: Arc<Vec<Arc<PublicKey>>>,
@@ -75,7 +81,8 @@ impl FetchedKeys {
         let known = self.0.known();
         let found = matching(&known.keys, key_id);
         if !found.is_empty() {
-            if known.since.is_none_or(|since| since.elapsed() >= MAX_AGE) {
+            let is_old = known.since.is_none_or(|since| since.elapsed() >= MAX_AGE);
+            if is_old && self.0.may_fetch() {
                 tokio::spawn(Arc::clone(&self.0).refresh());
             }
             return Ok(found);
@@ -96,14 +103,21 @@ impl Shared {
         self.known.read().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
+    /// Whether nobody is fetching, or did within the last second. Otherwise each who shows a known key while an answer is awaited
+    /// would leave a task behind that awaits it too.
+    fn may_fetch(&self) -> bool {
+        let last = self.last.try_lock();
+        last.is_ok_and(|last| last.as_ref().is_none_or(Fetch::is_long_ago))
+    }
+
     /// Fetches, unless somebody else did while this waited for its turn, or did within the last second.
     async fn refresh(self: Arc<Self>) -> Result<(), String> {
         let asked = Instant::now();
         let mut last = self.last.lock().await;
-        if let Some(Fetch { began, ended, outcome }) = &*last
-            && (began.elapsed() < FETCH_INTERVAL || *ended > asked)
+        if let Some(last) = &*last
+            && (!last.is_long_ago() || last.ended > asked)
         {
-            return outcome.clone();
+            return last.outcome.clone();
         }
         let began = Instant::now();
         let outcome = self.fetch_once(began).await;
@@ -247,6 +261,22 @@ mod tests {
         tokio::time::sleep(FETCH_INTERVAL).await;
         assert_eq!(found(&keys, &old.id()).await.unwrap(), 0);
         assert_eq!(publisher.asked(), 3);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn whoever_shows_a_known_key_leaves_nothing_behind_while_others_are_awaited() {
+        let key = TestKey::p256();
+        let publisher = Arc::new(Publisher::default());
+        publisher.publish(&[&key]);
+        let keys = FetchedKeys::new(publisher.clone());
+        assert_eq!(found(&keys, &key.id()).await.unwrap(), 1);
+        tokio::time::advance(MAX_AGE).await;
+        assert_eq!(found(&keys, &key.id()).await.unwrap(), 1);
+        tokio::task::yield_now().await;
+        for _ in 0..100 {
+            assert_eq!(found(&keys, &key.id()).await.unwrap(), 1);
+        }
+        assert_eq!(tokio::runtime::Handle::current().metrics().num_alive_tasks(), 1);
     }
 
     #[tokio::test(start_paused = true)]

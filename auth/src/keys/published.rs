@@ -2,14 +2,14 @@
 //! (OpenID Connect Discovery 1.0 §4). Neither comes from a token, and both are fetched by https alone.
 
 use std::fmt;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use async_trait::async_trait;
 use bytes::Bytes;
 use http::uri::Scheme;
 use http::{StatusCode, Uri};
 use http_body_util::{BodyExt, Empty, Limited};
-use hyper_rustls::{HttpsConnector, HttpsConnectorBuilder};
+use hyper_rustls::{ConfigBuilderExt, HttpsConnector, HttpsConnectorBuilder};
 use hyper_util::client::legacy::Client;
 use hyper_util::client::legacy::connect::HttpConnector;
 use hyper_util::rt::TokioExecutor;
@@ -19,14 +19,18 @@ use rustls_pki_types::pem::PemObject;
 use serde::Deserialize;
 
 use super::fetched::{BoxError, FetchKeys};
+use crate::files::{FileError, Files, Watched};
 
 /// The longest document that is read.
 const MAX_BYTES: usize = 1 << 20;
 
-/// Fetches keys by https.
+type HttpsClient = Client<HttpsConnector<HttpConnector>, Empty<Bytes>>;
+
+/// Fetches keys by https. It goes where it is sent by no answer but the issuer's document.
 pub struct PublishedKeys {
     place: Place,
-    client: Client<HttpsConnector<HttpConnector>, Empty<Bytes>>,
+    /// One that trusts those whom the file of authorities names now.
+    client: Watched<HttpsClient>,
 }
 
 /// Where they are.
@@ -41,13 +45,8 @@ enum Place {
 #[derive(Debug, thiserror::Error)]
 pub enum PublishedKeysError {
     /// The file of authorities cannot be used.
-    #[error("cannot use the authorities in {}", path.display())]
-    Authorities {
-        /// The file.
-        path: PathBuf,
-        /// What is wrong.
-        source: BoxError,
-    },
+    #[error(transparent)]
+    Authorities(#[from] FileError),
     /// The machine has no authorities of its own.
     #[error("this machine trusts no authorities; name a file of them")]
     NoAuthorities(#[source] std::io::Error),
@@ -69,7 +68,8 @@ pub enum PublishedKeysError {
 
 impl PublishedKeys {
     /// Keys at the URL `at` or, without one, where `issuer` says that they are. Whoever serves them has a certificate signed by an
-    /// authority in the file `authorities` or, without one, by one that the machine trusts. It blocks.
+    /// authority in the file `authorities`, which is read again when it changes, or, without one, by one that the machine trusts.
+    /// It blocks.
     ///
     /// # Errors
     /// When that file cannot be used.
@@ -77,14 +77,16 @@ impl PublishedKeys {
         issuer: &str,
         at: Option<Uri>,
         authorities: Option<&Path>,
+        files: &Files,
     ) -> Result<Self, PublishedKeysError> {
-        let connector = HttpsConnectorBuilder::new();
-        let connector = match authorities {
-            Some(path) => connector.with_tls_config(trusting(path)?),
-            None => connector.with_native_roots().map_err(PublishedKeysError::NoAuthorities)?,
+        let client = match authorities {
+            Some(path) => files.watch(path, trusting)?,
+            None => {
+                let trust = ClientConfig::builder().with_native_roots();
+                let trust = trust.map_err(PublishedKeysError::NoAuthorities)?;
+                Watched::fixed(client(trust.with_no_client_auth()))
+            }
         };
-        let connector = connector.https_only().enable_http1().build();
-        let client = Client::builder(TokioExecutor::new()).build(connector);
         let place = at.map_or_else(|| Place::SaidBy(issuer.to_owned()), Place::At);
         Ok(Self { place, client })
     }
@@ -113,7 +115,7 @@ impl PublishedKeys {
         if uri.scheme() != Some(&Scheme::HTTPS) {
             return Err(PublishedKeysError::Insecure(place).into());
         }
-        let answer = self.client.get(uri).await?;
+        let answer = self.client.current().get(uri).await?;
         if answer.status() != StatusCode::OK {
             return Err(PublishedKeysError::Status { place, status: answer.status() }.into());
         }
@@ -121,17 +123,22 @@ impl PublishedKeys {
     }
 }
 
-fn trusting(path: &Path) -> Result<ClientConfig, PublishedKeysError> {
-    let wrong = |source: BoxError| PublishedKeysError::Authorities { path: path.to_owned(), source };
+/// A client that trusts these authorities, PEM, and nobody else.
+fn trusting(authorities: &[u8]) -> Result<HttpsClient, String> {
     let mut roots = RootCertStore::empty();
-    for certificate in CertificateDer::pem_file_iter(path).map_err(|error| wrong(error.into()))? {
-        let certificate = certificate.map_err(|error| wrong(error.into()))?;
-        roots.add(certificate).map_err(|error| wrong(error.into()))?;
+    for certificate in CertificateDer::pem_slice_iter(authorities) {
+        let certificate = certificate.map_err(|error| format!("it is not PEM: {error}"))?;
+        roots.add(certificate).map_err(|error| format!("a certificate in it cannot be used: {error}"))?;
     }
     if roots.is_empty() {
-        return Err(wrong("there is no certificate in it".into()));
+        return Err("it has no `CERTIFICATE` in PEM".to_owned());
     }
-    Ok(ClientConfig::builder().with_root_certificates(roots).with_no_client_auth())
+    Ok(client(ClientConfig::builder().with_root_certificates(roots).with_no_client_auth()))
+}
+
+fn client(trust: ClientConfig) -> HttpsClient {
+    let connector = HttpsConnectorBuilder::new().with_tls_config(trust).https_only().enable_http1().build();
+    Client::builder(TokioExecutor::new()).build(connector)
 }
 
 #[async_trait]
@@ -147,3 +154,6 @@ impl fmt::Debug for PublishedKeys {
         formatter.debug_tuple("PublishedKeys").field(&self.place).finish()
     }
 }
+
+#[cfg(test)]
+mod tests;
