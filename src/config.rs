@@ -658,11 +658,17 @@ pub struct StorageCheck {
     pub interval: Duration,
     /// How many failures in a row make the server unready.
     pub threshold: NonZeroUsize,
+    /// How long it may take; what takes longer has failed.
+    pub timeout: Duration,
 }
 
 impl Default for StorageCheck {
     fn default() -> Self {
-        Self { interval: Duration::from_secs(10), threshold: NonZeroUsize::MIN }
+        Self {
+            interval: Duration::from_secs(10),
+            threshold: NonZeroUsize::MIN,
+            timeout: Duration::from_secs(10),
+        }
     }
 }
 

@@ -1,39 +1,63 @@
 //! Is it alive, is it ready: `/healthz` and `/readyz`.
 //!
-//! Alive says only that the process answers: a store that is down must not get it killed. Ready says that the store answers and that
+//! Alive says only that the process answers: a store that is down must not get it killed. Ready says that the store can be read and that
 //! it is known who may do what; both are looked at in the background, so that asking costs nothing however often it is done.
-//! A cluster that is away for a while leaves it ready: if all replicas were taken out of service, no image could be pulled.
+//! A cluster that is away for a while leaves it ready, and so does a store that takes nothing, because it is full or was mounted
+//! read-only: if all replicas were taken out of service, no image could be pulled.
 
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::num::NonZeroUsize;
+use std::sync::{Arc, PoisonError, RwLock};
+use std::time::Duration;
 
 use auth::{Cluster, Contact};
 use axum::Router;
 use axum::http::StatusCode;
 use axum::routing::get;
+use futures_util::FutureExt;
+use futures_util::future::BoxFuture;
 use storage::Registry;
+use storage::backend::{BackendError, Fault};
+use tokio::time::{MissedTickBehavior, timeout};
 
-use crate::config::StorageCheck;
+use crate::config::{Mode, StorageCheck};
 use crate::route::Route;
 
 /// Whether requests can be answered.
 #[derive(Clone, Debug)]
 pub struct Readiness {
-    /// Whether the store answered when it was last looked at.
-    store: Arc<AtomicBool>,
+    store: Arc<RwLock<Store>>,
     cluster: Option<Cluster>,
+}
+
+/// What was found when the store was last looked at.
+#[derive(Clone, Copy, Debug)]
+struct Store {
+    answers: bool,
+    writing: Writing,
+}
+
+/// Whether the store takes what is written.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Writing {
+    /// Nobody has tried: nothing is to be written, or nothing was looked at yet.
+    Untried,
+    /// It does.
+    Taken,
+    /// It does not.
+    Refused(Fault),
 }
 
 impl Readiness {
     /// The store is there from the beginning: whoever starts the server has opened it. What is to be known of `cluster`, if one is
     /// asked who may do what, has yet to be heard.
     pub fn new(cluster: Option<Cluster>) -> Self {
-        Self { store: Arc::new(AtomicBool::new(true)), cluster }
+        let store = Store { answers: true, writing: Writing::Untried };
+        Self { store: Arc::new(RwLock::new(store)), cluster }
     }
 
-    /// Whether the store answered when it was last looked at.
-    pub fn store_answers(&self) -> bool {
-        self.store.load(Ordering::Relaxed)
+    /// Whether the store took what was written when that was last tried.
+    pub fn writing(&self) -> Writing {
+        self.store().writing
     }
 
     /// The cluster, if one is asked.
@@ -49,20 +73,22 @@ impl Readiness {
     /// The answer to whoever asks whether it is ready.
     fn answer(&self) -> (StatusCode, String) {
         let unready = |why: String| (StatusCode::SERVICE_UNAVAILABLE, why);
-        if !self.store_answers() {
+        let store = self.store();
+        if !store.answers {
             return unready("the store does not answer\n".to_owned());
         }
-        match self.cluster.as_ref().map(Cluster::contact) {
-            Some(Contact::Lost(lost)) => unready(format!("{lost}\n")),
+        let mut ready = match self.cluster.as_ref().map(Cluster::contact) {
+            Some(Contact::Lost(lost)) => return unready(format!("{lost}\n")),
             Some(Contact::Silent(silence)) => {
                 let since = silence.as_secs();
-                (
-                    StatusCode::OK,
-                    format!("ready, by what the API server told before it fell silent {since} s ago\n"),
-                )
+                format!("ready, by what the API server told before it fell silent {since} s ago\n")
             }
-            Some(Contact::Current) | None => (StatusCode::OK, "ready\n".to_owned()),
+            Some(Contact::Current) | None => "ready\n".to_owned(),
+        };
+        if let Writing::Refused(fault) = store.writing {
+            ready.push_str(&format!("nothing can be pushed: {fault}\n"));
         }
+        (StatusCode::OK, ready)
     }
 
     /// The routes.
@@ -72,32 +98,117 @@ impl Readiness {
         Router::new().route("/healthz", get(|| async { "alive\n" })).route("/readyz", get(ready))
     }
 
-    /// Looks at the store for ever.
-    pub async fn watch(self, registry: Registry, check: StorageCheck) {
-        let mut failures = 0;
+    /// Looks at the store for ever: whether it can be read and, where `mode` is to write, whether it takes that.
+    pub async fn watch(self, registry: Registry, check: StorageCheck, mode: Mode) {
+        let to_write = registry.clone();
+        let mut reading = Question::new(&check, move || {
+            let registry = registry.clone();
+            async move { registry.probe().await }.boxed()
+        });
+        let mut writing = Question::new(&check, move || {
+            let registry = to_write.clone();
+            async move { registry.probe_writing().await }.boxed()
+        });
         let mut interval = tokio::time::interval(check.interval);
+        interval.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
             interval.tick().await;
-            let was_ready = self.store_answers();
-            match registry.probe().await {
-                Ok(()) => {
-                    failures = 0;
-                    self.store.store(true, Ordering::Relaxed);
-                    if !was_ready {
-                        tracing::info!("the store answers again");
-                    }
-                }
-                Err(error) => {
-                    failures += 1;
-                    if failures >= check.threshold.get() && was_ready {
-                        self.store.store(false, Ordering::Relaxed);
-                        tracing::error!(
-                            error = &error as &dyn std::error::Error,
-                            "the store does not answer"
-                        );
-                    }
-                }
+            if let Some(answer) = reading.put().await {
+                self.was_read(answer);
             }
+            if mode == Mode::ReadWrite
+                && self.store().answers
+                && let Some(answer) = writing.put().await
+            {
+                self.was_written(answer);
+            }
+        }
+    }
+
+    fn was_read(&self, read: Result<(), Failure>) {
+        let answered = std::mem::replace(&mut self.store_mut().answers, read.is_ok());
+        match read {
+            Ok(()) if !answered => tracing::info!("the store answers again"),
+            Err(error) if answered => {
+                tracing::error!(error = &error as &dyn std::error::Error, "the store does not answer");
+            }
+            Ok(()) | Err(_) => {}
+        }
+    }
+
+    fn was_written(&self, written: Result<(), Failure>) {
+        let now = match &written {
+            Ok(()) => Writing::Taken,
+            Err(failure) => Writing::Refused(failure.fault()),
+        };
+        let before = std::mem::replace(&mut self.store_mut().writing, now);
+        match written {
+            Ok(()) if matches!(before, Writing::Refused(_)) => {
+                tracing::info!("the store takes what is pushed again")
+            }
+            Err(error) if before != now => {
+                let error = &error as &dyn std::error::Error;
+                tracing::error!(error, "the store takes nothing: pulls go on, and pushes are refused");
+            }
+            Ok(()) | Err(_) => {}
+        }
+    }
+
+    fn store(&self) -> Store {
+        *self.store.read().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn store_mut(&self) -> std::sync::RwLockWriteGuard<'_, Store> {
+        self.store.write().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Something that the store is asked again and again.
+struct Question<A> {
+    ask: A,
+    /// What it was asked and has not answered.
+    open: Option<BoxFuture<'static, Result<(), BackendError>>>,
+    /// How often in a row there was no good answer.
+    failures: usize,
+    threshold: NonZeroUsize,
+    timeout: Duration,
+}
+
+/// Why there is no good answer.
+#[derive(Debug, thiserror::Error)]
+enum Failure {
+    #[error(transparent)]
+    Store(#[from] BackendError),
+    #[error("nothing came back within {}", humantime::format_duration(*.0))]
+    Late(Duration),
+}
+
+impl<A: Fn() -> BoxFuture<'static, Result<(), BackendError>>> Question<A> {
+    fn new(check: &StorageCheck, ask: A) -> Self {
+        Self { ask, open: None, failures: 0, threshold: check.threshold, timeout: check.timeout }
+    }
+
+    /// Asks, and gives what counts from now on: nothing new while too few answers in a row were bad. While the store hangs it is not
+    /// asked a second time, which would take another thread that hangs.
+    async fn put(&mut self) -> Option<Result<(), Failure>> {
+        let open = self.open.get_or_insert_with(&self.ask);
+        let answer = match timeout(self.timeout, open.as_mut()).await {
+            Ok(answer) => {
+                self.open = None;
+                answer.map_err(Failure::Store)
+            }
+            Err(_) => Err(Failure::Late(self.timeout)),
+        };
+        self.failures = if answer.is_ok() { 0 } else { self.failures.saturating_add(1) };
+        (answer.is_ok() || self.failures >= self.threshold.get()).then_some(answer)
+    }
+}
+
+impl Failure {
+    fn fault(&self) -> Fault {
+        match self {
+            Self::Store(error) => error.fault,
+            Self::Late(_) => Fault::Unavailable,
         }
     }
 }
@@ -108,5 +219,121 @@ pub fn route(path: &str) -> Option<Route> {
         "/healthz" => Some(Route::Alive),
         "/readyz" => Some(Route::Ready),
         _ => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use storage::RegistryOptions;
+    use storage::backend::around::{Around, Surrounded, Verb};
+    use storage::backend::bucket::Bucket;
+    use tokio::sync::{Mutex, Notify, mpsc};
+    use tokio::task::JoinHandle;
+
+    use super::*;
+
+    /// Answers a store's probes as a test says, and lets them hang until then.
+    #[derive(Debug)]
+    struct Dictated {
+        answers: Mutex<mpsc::Receiver<Result<(), Fault>>>,
+        asked: Notify,
+    }
+
+    impl Around for Dictated {
+        async fn around<T: Send>(
+            &self,
+            verb: Verb,
+            call: impl Future<Output = Result<T, BackendError>> + Send,
+        ) -> Result<T, BackendError> {
+            self.asked.notify_one();
+            match self.answers.lock().await.recv().await.expect("the test goes on") {
+                Ok(()) => call.await,
+                Err(fault) => Err(BackendError::of(verb.as_str(), "a store that is told to fail", fault)),
+            }
+        }
+    }
+
+    /// A store that is looked at, and what is said of it.
+    struct Watched {
+        readiness: Readiness,
+        dictated: Arc<Dictated>,
+        answers: mpsc::Sender<Result<(), Fault>>,
+        watch: JoinHandle<()>,
+    }
+
+    impl Watched {
+        async fn start(mode: Mode, threshold: usize, timeout: Duration) -> Self {
+            let (answers, dictate) = mpsc::channel(1);
+            let dictated = Arc::new(Dictated { answers: Mutex::new(dictate), asked: Notify::new() });
+            let backend = Surrounded::new(Arc::new(Bucket::in_memory()), Arc::clone(&dictated));
+            let registry = Registry::new(Arc::new(backend), RegistryOptions::default());
+            let check = StorageCheck {
+                interval: Duration::from_millis(1),
+                threshold: NonZeroUsize::new(threshold).unwrap(),
+                timeout,
+            };
+            let readiness = Readiness::new(None);
+            let watch = tokio::spawn(readiness.clone().watch(registry, check, mode));
+            dictated.asked.notified().await;
+            Self { readiness, dictated, answers, watch }
+        }
+
+        /// Answers what the store is being asked; then it is asked the next thing.
+        async fn answer(&self, answer: Result<(), Fault>) {
+            self.answers.send(answer).await.unwrap();
+            self.dictated.asked.notified().await;
+        }
+
+        fn says(&self) -> (u16, String) {
+            let (status, text) = self.readiness.answer();
+            (status.as_u16(), text)
+        }
+    }
+
+    impl Drop for Watched {
+        fn drop(&mut self) {
+            self.watch.abort();
+        }
+    }
+
+    const LONG: Duration = Duration::from_secs(3600);
+
+    #[tokio::test]
+    async fn so_many_failures_in_a_row_as_the_threshold_says_make_it_unready() {
+        let store = Watched::start(Mode::ReadOnly, 3, LONG).await;
+        for answer in [Err(Fault::Unavailable), Err(Fault::Unavailable), Ok(()), Err(Fault::Unavailable)] {
+            store.answer(answer).await;
+            assert_eq!(store.says(), (200, "ready\n".to_owned()));
+        }
+        store.answer(Err(Fault::Unavailable)).await;
+        store.answer(Err(Fault::Unavailable)).await;
+        assert_eq!(store.says(), (503, "the store does not answer\n".to_owned()));
+        store.answer(Ok(())).await;
+        assert_eq!(store.says(), (200, "ready\n".to_owned()));
+    }
+
+    #[tokio::test]
+    async fn a_store_that_hangs_does_not_answer_and_is_not_asked_again_meanwhile() {
+        let store = Watched::start(Mode::ReadOnly, 3, Duration::from_millis(1)).await;
+        while store.readiness.is_ready() {
+            tokio::task::yield_now().await;
+        }
+        assert!(store.dictated.asked.notified().now_or_never().is_none());
+        store.answer(Ok(())).await;
+        assert!(store.readiness.is_ready());
+    }
+
+    #[tokio::test]
+    async fn a_store_that_takes_nothing_can_be_pulled_from() {
+        let store = Watched::start(Mode::ReadWrite, 1, LONG).await;
+        assert_eq!(store.readiness.writing(), Writing::Untried);
+        store.answer(Ok(())).await;
+        store.answer(Err(Fault::Full)).await;
+        let full = "ready\nnothing can be pushed: there is no space left\n";
+        assert_eq!(store.says(), (200, full.to_owned()));
+        store.answer(Ok(())).await;
+        store.answer(Ok(())).await;
+        assert_eq!(store.says(), (200, "ready\n".to_owned()));
+        assert_eq!(store.readiness.writing(), Writing::Taken);
     }
 }

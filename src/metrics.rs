@@ -26,7 +26,7 @@ use storage::backend::count::{BOUNDS, Count, Counters};
 
 use self::requests::Requests;
 pub use self::requests::{KnownMethod, RequestCounts};
-use crate::health::Readiness;
+use crate::health::{Readiness, Writing};
 use crate::route::Route;
 
 /// What the server counts. Cheap to clone.
@@ -174,6 +174,14 @@ impl Collector for Measured {
         let ready = u64::from(readiness.is_ready());
         let help = "Whether the store answers, and it is known who may do what";
         family.gauge("ready", help, None, ready)?;
+        let writable = match readiness.writing() {
+            Writing::Untried => None,
+            Writing::Taken => Some(1),
+            Writing::Refused(_) => Some(0),
+        };
+        if let Some(writable) = writable {
+            family.gauge("store_writable", "Whether the store takes what is pushed", None, writable)?;
+        }
         let Some(cluster) = readiness.cluster() else { return Ok(()) };
         let heard = u64::from(cluster.contact() == Contact::Current);
         family.gauge("cluster_heard", "Whether the API server is heard of", None, heard)?;

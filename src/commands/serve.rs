@@ -91,7 +91,7 @@ pub async fn serve(config: Config) -> anyhow::Result<()> {
     };
 
     if let Some(check) = config.health.storage.clone() {
-        background.spawn(readiness.watch(registry.clone(), check));
+        background.spawn(readiness.watch(registry.clone(), check, config.storage.mode));
     }
     if config.storage.mode == Mode::ReadWrite {
         background.spawn(purge_uploads(registry, config.storage.purging));

@@ -853,12 +853,20 @@ impl Health {
             let enabled = driver.get(
                 "enabled",
                 defaults.storage.is_some(),
-                "Whether `/readyz` depends on the store. Other requests never do. Distribution's default is false.",
+                "Whether `/readyz` depends on whether the store can be read. Other requests never do. Distribution's default is false.",
             );
             let check = StorageCheck {
                 interval: driver.get("interval", check.interval, "How often the store is looked at."),
                 threshold: driver.get("threshold", check.threshold, "How many failures in a row count."),
+                timeout: driver.get(
+                    "timeout",
+                    check.timeout,
+                    "How long it may take to answer; what takes longer has failed.",
+                ),
             };
+            if check.timeout.is_zero() {
+                driver.problem("timeout", "no store answers at once; try \"10s\"".to_owned());
+            }
             if check.interval.is_zero() {
                 driver.problem("interval", "looking all the time helps nobody; try \"10s\"".to_owned());
             }

@@ -81,8 +81,11 @@ pub trait Backend: fmt::Debug + Send + Sync + 'static {
     /// `Busy`, and their bytes are never mixed; the upload may then have to be begun again.
     async fn stage(&self, upload: &UploadKey) -> Result<Option<Box<dyn Stage>>, BackendError>;
 
-    /// Makes sure that the store answers and may be written to. Cheap enough to be asked every few seconds.
+    /// Makes sure that the store can be read, and writes nothing. Cheap enough to be asked every few seconds.
     async fn probe(&self) -> Result<(), BackendError>;
+
+    /// Makes sure that the store takes what is written, and leaves nothing that a registry shows. As cheap.
+    async fn probe_writing(&self) -> Result<(), BackendError>;
 }
 
 /// One upload, opened for writing: the one act that files and buckets do differently.

@@ -115,9 +115,14 @@ impl Registry {
         self.0.caches.usage()
     }
 
-    /// Makes sure that the backend answers and may be written to.
+    /// Makes sure that the backend can be read. Nothing is written.
     pub async fn probe(&self) -> Result<(), BackendError> {
         self.0.backend.probe().await
+    }
+
+    /// Makes sure that the backend takes what is written.
+    pub async fn probe_writing(&self) -> Result<(), BackendError> {
+        self.0.backend.probe_writing().await
     }
 }
 

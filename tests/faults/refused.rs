@@ -1,27 +1,52 @@
 //! A store that takes no more, and a registry that is told not to take any.
 
-use std::process::Command;
+use std::fs;
+use std::path::Path;
+use std::process::{Command, Stdio};
 
 use hyper::StatusCode;
-use serde_json::json;
+use serde_json::{Value, json};
 
-use crate::harness::{Image, Layer, MIB, TestRegistry, tool};
+use crate::harness::{Image, Layer, MIB, TestRegistry, User, registry::overlay, tool, until};
 
-/// A small file system of its own, for as long as it lives.
-struct SmallDisk(tempfile::TempDir);
+/// A file system that is mounted for as long as it lives.
+struct Mounted(tempfile::TempDir);
 
-impl SmallDisk {
-    fn of(mebibytes: usize) -> Self {
-        let folder = tempfile::tempdir().unwrap();
+impl Mounted {
+    /// A small disk of its own.
+    fn small_disk(mebibytes: usize) -> Self {
         let size = format!("size={mebibytes}m");
-        let mounted =
-            Command::new("mount").args(["-t", "tmpfs", "-o", &size, "tmpfs"]).arg(folder.path()).status();
+        Self::with(|mount| mount.args(["-t", "tmpfs", "-o", &size, "tmpfs"]))
+    }
+
+    /// What is in a folder, but `options` hold for it.
+    fn folder(folder: &Path, options: &str) -> Self {
+        Self::with(|mount| mount.args(["-o", &format!("bind,{options}")]).arg(folder))
+    }
+
+    fn with(options: impl FnOnce(&mut Command) -> &mut Command) -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let mounted = options(&mut Command::new("mount")).arg(folder.path()).status();
         assert!(mounted.unwrap().success());
         Self(folder)
     }
+
+    fn path(&self) -> &Path {
+        self.0.path()
+    }
+
+    /// Lets other options hold, as soon as nothing is being written.
+    async fn remount(&self, options: &str) {
+        until(async || {
+            let mut mount = Command::new("mount");
+            mount.args(["-o", &format!("remount,bind,{options}")]).arg(self.path());
+            mount.stderr(Stdio::null()).status().unwrap().success()
+        })
+        .await;
+    }
 }
 
-impl Drop for SmallDisk {
+impl Drop for Mounted {
     fn drop(&mut self) {
         let _ = Command::new("umount").arg("--lazy").arg(self.0.path()).status();
     }
@@ -32,9 +57,8 @@ async fn a_full_disk_refuses_with_507_and_loses_nothing() {
     if !tool::root() {
         return;
     }
-    let disk = SmallDisk::of(8);
-    let settings = json!({ "storage": { "filesystem": { "rootdirectory": disk.0.path() } } });
-    let registry = TestRegistry::with(settings).await;
+    let disk = Mounted::small_disk(8);
+    let registry = TestRegistry::with(watched(disk.path())).await;
     let alice = registry.user("alice");
     let kept = Image::of(vec![Layer::random(MIB)]);
     alice.push("team/app", "kept", &kept).await;
@@ -46,10 +70,19 @@ async fn a_full_disk_refuses_with_507_and_loses_nothing() {
     assert_eq!(refused.json()["errors"][0]["code"], "UNAVAILABLE");
     assert!(refused.json()["errors"][0]["message"].as_str().unwrap().contains("full"));
 
+    // To the last byte.
+    let filler = disk.path().join("filler");
+    fs::write(&filler, vec![0; 16 * MIB]).unwrap_err();
+    says(&alice, "ready\nnothing can be pushed: there is no space left\n").await;
+    assert!(metrics(&alice).await.contains("\nwharf_store_writable 0\n"));
+    registry.line_with("the store takes nothing").await;
     assert_eq!(alice.pull_manifest("team/app", "kept").await, kept.manifest);
     assert_eq!(alice.pull("team/app", kept.layers[0].digest()).await, kept.layers[0]);
     // Room again: the client gives up what filled the disk.
+    fs::remove_file(filler).unwrap();
     alice.cancel(&upload).await.expect(StatusCode::NO_CONTENT);
+    says(&alice, "ready\n").await;
+    assert!(metrics(&alice).await.contains("\nwharf_store_writable 1\n"));
     alice.push("team/app", "after", &Image::of(vec![Layer::random(MIB)])).await;
 }
 
@@ -67,6 +100,99 @@ async fn a_read_only_registry_serves_and_takes_nothing() {
     assert_eq!(refused.json()["errors"][0]["code"], "UNSUPPORTED");
     let refused = bob.ask(hyper::Method::POST, "/v2/team/app/blobs/uploads/", &[], bytes::Bytes::new()).await;
     refused.expect(StatusCode::METHOD_NOT_ALLOWED);
+}
+
+#[tokio::test]
+async fn a_read_only_mount_is_ready_in_read_only_mode_and_nothing_is_tried() {
+    if !tool::root() {
+        return;
+    }
+    let registry = TestRegistry::start().await;
+    let image = Image::of(vec![Layer::random(1000)]);
+    registry.user("alice").push("team/app", "1", &image).await;
+    let mount = Mounted::folder(registry.data().ancestors().nth(3).unwrap(), "ro");
+    let mut settings = watched(mount.path());
+    overlay(&mut settings, &json!({ "storage": { "maintenance": { "readonly": { "enabled": true } } } }));
+    let reading = registry.replica_with(settings).await;
+    let bob = reading.user("bob");
+    let looks = "wharf_backend_operation_duration_seconds_count{operation=\"probe\"} ";
+    until(async || {
+        let metrics = metrics(&bob).await;
+        metrics.lines().any(|line| line.strip_prefix(looks).is_some_and(|count| count != "1"))
+    })
+    .await;
+    assert_eq!(bob.get("/readyz").await.expect(StatusCode::OK).body, "ready\n");
+    let metrics = metrics(&bob).await;
+    assert!(!metrics.contains("store_writable") && !metrics.contains("probe_writing"), "{metrics}");
+    assert_eq!(bob.pull_manifest("team/app", "1").await, image.manifest);
+    assert_eq!(bob.pull("team/app", image.layers[0].digest()).await, image.layers[0]);
+}
+
+#[tokio::test]
+async fn a_volume_that_became_read_only_can_be_pulled_from() {
+    if !tool::root() {
+        return;
+    }
+    let folder = tempfile::tempdir().unwrap();
+    let mount = Mounted::folder(folder.path(), "rw");
+    let registry = TestRegistry::with(watched(mount.path())).await;
+    let alice = registry.user("alice");
+    let image = Image::of(vec![Layer::random(1000)]);
+    alice.push("team/app", "1", &image).await;
+    mount.remount("ro").await;
+    says(&alice, "ready\nnothing can be pushed: the store may not be written to\n").await;
+    let refused =
+        alice.ask(hyper::Method::POST, "/v2/team/app/blobs/uploads/", &[], bytes::Bytes::new()).await;
+    refused.expect(StatusCode::SERVICE_UNAVAILABLE);
+    assert_eq!(alice.pull_manifest("team/app", "1").await, image.manifest);
+    mount.remount("rw").await;
+    says(&alice, "ready\n").await;
+    alice.push("team/app", "2", &image).await;
+}
+
+#[tokio::test]
+async fn a_folder_that_is_away_makes_the_registry_unready_and_lets_it_live() {
+    let registry = TestRegistry::start().await;
+    let image = Image::of(vec![Layer::random(1000)]);
+    registry.user("alice").push("team/app", "1", &image).await;
+    let folder = registry.data().ancestors().nth(3).unwrap().to_owned();
+    // One that writes might make it anew.
+    let mut settings = watched(&folder);
+    overlay(&mut settings, &json!({ "storage": { "maintenance": { "readonly": { "enabled": true } } } }));
+    let reading = registry.replica_with(settings).await;
+    let bob = reading.user("bob");
+    let ready_is = async |status: StatusCode| {
+        bob.get("/healthz").await.expect(StatusCode::OK);
+        bob.get("/readyz").await.status == status
+    };
+    drop(registry);
+    assert!(ready_is(StatusCode::OK).await);
+    let away = folder.with_extension("away");
+    fs::rename(&folder, &away).unwrap();
+    until(async || ready_is(StatusCode::SERVICE_UNAVAILABLE).await).await;
+    reading.line_with("the store does not answer").await;
+    fs::rename(&away, &folder).unwrap();
+    until(async || ready_is(StatusCode::OK).await).await;
+    assert_eq!(bob.pull_manifest("team/app", "1").await, image.manifest);
+}
+
+/// The settings of a registry in a folder at which it looks often.
+fn watched(folder: &Path) -> Value {
+    json!({
+        "http": { "debug": { "prometheus": { "enabled": true } } },
+        "health": { "storagedriver": { "interval": "20ms" } },
+        "storage": { "filesystem": { "rootdirectory": folder } },
+    })
+}
+
+/// Waits until a registry, which is ready all the time, says this of itself.
+async fn says(user: &User, words: &str) {
+    until(async || user.get("/readyz").await.expect(StatusCode::OK).body == words).await;
+}
+
+async fn metrics(user: &User) -> String {
+    let answer = user.get("/metrics").await.expect(StatusCode::OK);
+    String::from_utf8(answer.body.to_vec()).unwrap()
 }
 
 #[tokio::test]

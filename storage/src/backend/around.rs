@@ -36,6 +36,7 @@ pub enum Verb {
     Upload,
     Stage,
     Probe,
+    ProbeWriting,
     Push,
     Checkpoint,
     Content,
@@ -45,7 +46,7 @@ pub enum Verb {
 
 impl Verb {
     /// Every verb: those of [`Backend`], then those of [`Stage`].
-    pub const ALL: [Self; 17] = [
+    pub const ALL: [Self; 18] = [
         Self::Open,
         Self::Read,
         Self::ReadMany,
@@ -58,6 +59,7 @@ impl Verb {
         Self::Upload,
         Self::Stage,
         Self::Probe,
+        Self::ProbeWriting,
         Self::Push,
         Self::Checkpoint,
         Self::Content,
@@ -80,6 +82,7 @@ impl Verb {
             Self::Upload => "upload",
             Self::Stage => "stage",
             Self::Probe => "probe",
+            Self::ProbeWriting => "probe_writing",
             Self::Push => "push",
             Self::Checkpoint => "checkpoint",
             Self::Content => "content",
@@ -159,6 +162,10 @@ impl<A: Around> Backend for Surrounded<A> {
 
     async fn probe(&self) -> Result<(), BackendError> {
         self.around.around(Verb::Probe, self.backend.probe()).await
+    }
+
+    async fn probe_writing(&self) -> Result<(), BackendError> {
+        self.around.around(Verb::ProbeWriting, self.backend.probe_writing()).await
     }
 }
 

@@ -177,6 +177,10 @@ impl Backend for Bucket {
     }
 
     async fn probe(&self) -> Result<(), BackendError> {
+        self.children(&layout::repositories(), None, 1).await.map(drop)
+    }
+
+    async fn probe_writing(&self) -> Result<(), BackendError> {
         self.write(&layout::probe(), Bytes::new()).await
     }
 }

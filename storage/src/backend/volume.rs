@@ -113,12 +113,12 @@ impl Volume {
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Err(VolumeError::Missing(root)),
             Err(error) => return Err(VolumeError::of("look into", &root, error)),
         }
-        std::fs::read_dir(&root).map_err(|error| VolumeError::of("list", &root, error))?;
-        let files = Files::new(root, options.durability);
+        let files = Files::new(root.clone(), options.durability);
+        files.probe().map_err(|error| VolumeError::of("list", &root, error))?;
         if options.access == Access::ReadWrite {
             let staging = files.path(layout::staging().as_str());
             files.make_folder(&staging).map_err(|error| VolumeError::of("make", &staging, error))?;
-            files.probe().map_err(|error| VolumeError::of("write to", &staging, error))?;
+            files.probe_writing().map_err(|error| VolumeError::of("write to", &staging, error))?;
             files.sweep_staging();
         }
         Ok(Self { files: Arc::new(files), listings: Arc::default() })
@@ -246,7 +246,11 @@ impl Backend for Volume {
     }
 
     async fn probe(&self) -> Result<(), BackendError> {
-        self.blocking("write to", layout::staging().as_str(), Files::probe).await
+        self.blocking("list", "its folder", Files::probe).await
+    }
+
+    async fn probe_writing(&self) -> Result<(), BackendError> {
+        self.blocking("write to", layout::staging().as_str(), Files::probe_writing).await
     }
 }
 

@@ -141,8 +141,13 @@ impl Files {
             .try_for_each(|it| self.sync_folder(it))
     }
 
-    /// Writes a file and removes it.
+    /// Looks into the root.
     pub(super) fn probe(&self) -> io::Result<()> {
+        fs::read_dir(&self.root)?.next().transpose().map(drop)
+    }
+
+    /// Writes a file and removes it.
+    pub(super) fn probe_writing(&self) -> io::Result<()> {
         let (staged, mut file) = self.stage()?;
         let written = file.write_all(b"probe");
         fs::remove_file(&staged)?;
