@@ -4,6 +4,7 @@
 //! sent by the kernel, clients that must read an answer while they are still sending, and an orderly stop.
 
 mod connection;
+mod descriptors;
 mod file_body;
 mod limits;
 mod listener;
@@ -29,6 +30,7 @@ use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
 use self::connection::{ALPN_HTTP1, ALPN_HTTP2, Accepted, Activity};
+pub use self::descriptors::raise_limit;
 pub use self::file_body::FileBody;
 use self::limits::{ConnectionLimit, RequestLimit};
 pub use self::listener::BoundAddress;

@@ -1,5 +1,6 @@
 //! The server below the routes, with routes of the tests' own: TLS, HTTP/2, request ids, and how it stops.
 
+mod descriptors;
 mod http2;
 mod listeners;
 mod requests;

@@ -26,7 +26,8 @@ use crate::health::Readiness;
 use crate::login::TOKEN_PATHS;
 use crate::logins::Logins;
 use crate::metrics::{Measured, Metrics};
-use crate::server::{Server, Workers};
+use crate::server::{self, Server, Workers};
+
 use crate::traces::{self, Traced};
 
 /// Serves what `config` says until SIGTERM or SIGINT, then finishes what is under way.
@@ -34,6 +35,7 @@ use crate::traces::{self, Traced};
 /// # Errors
 /// When the store or an address cannot be used. Once it listens it does not fail.
 pub async fn serve(config: Config) -> anyhow::Result<()> {
+    server::raise_limit(config.http.limits.connections);
     let storage = config.storage.clone();
     let backend = tokio::task::spawn_blocking(move || open_backend(&storage)).await??;
     let backend =
