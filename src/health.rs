@@ -1,4 +1,4 @@
-//! Is it alive, is it ready: `/healthz` and `/readyz`.
+//! Is it alive, is it ready: `/healthz` and `/readyz`, and `/` and `/debug/health`, where probes that were written for distribution ask.
 //!
 //! Alive says only that the process answers: a store that is down must not get it killed. Ready says that the store can be read and that
 //! it is known who may do what; both are looked at in the background, so that asking costs nothing however often it is done.
@@ -11,10 +11,11 @@ use std::time::Duration;
 
 use auth::{Cluster, Contact};
 use axum::Router;
-use axum::http::StatusCode;
+use axum::http::{StatusCode, header};
 use axum::routing::get;
 use futures_util::FutureExt;
 use futures_util::future::BoxFuture;
+use serde_json::json;
 use storage::Registry;
 use storage::backend::{BackendError, Fault};
 use tokio::time::{MissedTickBehavior, timeout};
@@ -72,30 +73,55 @@ impl Readiness {
 
     /// The answer to whoever asks whether it is ready.
     fn answer(&self) -> (StatusCode, String) {
-        let unready = |why: String| (StatusCode::SERVICE_UNAVAILABLE, why);
-        let store = self.store();
-        if !store.answers {
-            return unready("the store does not answer\n".to_owned());
+        if let Some((_, why)) = self.lack() {
+            return (StatusCode::SERVICE_UNAVAILABLE, format!("{why}\n"));
         }
         let mut ready = match self.cluster.as_ref().map(Cluster::contact) {
-            Some(Contact::Lost(lost)) => return unready(format!("{lost}\n")),
             Some(Contact::Silent(silence)) => {
                 let since = silence.as_secs();
                 format!("ready, by what the API server told before it fell silent {since} s ago\n")
             }
-            Some(Contact::Current) | None => "ready\n".to_owned(),
+            Some(Contact::Current | Contact::Lost(_)) | None => "ready\n".to_owned(),
         };
-        if let Writing::Refused(fault) = store.writing {
+        if let Writing::Refused(fault) = self.writing() {
             ready.push_str(&format!("nothing can be pushed: {fault}\n"));
         }
         (StatusCode::OK, ready)
+    }
+
+    /// What keeps requests from being answered: what it is called, and what is wrong with it.
+    fn lack(&self) -> Option<(&'static str, String)> {
+        if !self.store().answers {
+            return Some(("storagedriver", "the store does not answer".to_owned()));
+        }
+        match self.cluster.as_ref()?.contact() {
+            Contact::Lost(lost) => Some(("cluster", lost.to_string())),
+            Contact::Silent(_) | Contact::Current => None,
+        }
     }
 
     /// The routes.
     pub fn router(&self) -> Router {
         let readiness = self.clone();
         let ready = move || async move { readiness.answer() };
-        Router::new().route("/healthz", get(|| async { "alive\n" })).route("/readyz", get(ready))
+        let root = || async { [(header::CACHE_CONTROL, "no-cache")] };
+        Router::new()
+            .route("/", get(root))
+            .route("/healthz", get(|| async { "alive\n" }))
+            .route("/readyz", get(ready))
+    }
+
+    /// The route that distribution has on the listener for health and metrics: readiness in its words.
+    pub fn debug_router(&self) -> Router {
+        let readiness = self.clone();
+        let health = move || async move {
+            let (status, lacks) = match readiness.lack() {
+                None => (StatusCode::OK, json!({})),
+                Some((what, why)) => (StatusCode::SERVICE_UNAVAILABLE, json!({ what: why })),
+            };
+            (status, [(header::CONTENT_TYPE, "application/json")], lacks.to_string())
+        };
+        Router::new().route("/debug/health", get(health))
     }
 
     /// Looks at the store for ever: whether it can be read and, where `mode` is to write, whether it takes that.
@@ -216,7 +242,9 @@ impl Failure {
 /// The route of a path that is asked by whoever watches over the server, who must be answered however busy it is.
 pub fn route(path: &str) -> Option<Route> {
     match path {
+        "/" => Some(Route::Root),
         "/healthz" => Some(Route::Alive),
+        "/debug/health" => Some(Route::DebugHealth),
         "/readyz" => Some(Route::Ready),
         _ => None,
     }
@@ -224,11 +252,14 @@ pub fn route(path: &str) -> Option<Route> {
 
 #[cfg(test)]
 mod tests {
+    use axum::body::{Body, to_bytes};
+    use axum::http::Request;
     use storage::RegistryOptions;
     use storage::backend::around::{Around, Surrounded, Verb};
     use storage::backend::bucket::Bucket;
     use tokio::sync::{Mutex, Notify, mpsc};
     use tokio::task::JoinHandle;
+    use tower::ServiceExt;
 
     use super::*;
 
@@ -288,6 +319,14 @@ mod tests {
             let (status, text) = self.readiness.answer();
             (status.as_u16(), text)
         }
+
+        async fn says_to_distributions_probes(&self) -> (u16, serde_json::Value) {
+            let request = Request::get("/debug/health").body(Body::empty()).unwrap();
+            let response = self.readiness.debug_router().oneshot(request).await.unwrap();
+            assert_eq!(response.headers()["content-type"], "application/json");
+            let status = response.status().as_u16();
+            (status, serde_json::from_slice(&to_bytes(response.into_body(), 1000).await.unwrap()).unwrap())
+        }
     }
 
     impl Drop for Watched {
@@ -308,8 +347,11 @@ mod tests {
         store.answer(Err(Fault::Unavailable)).await;
         store.answer(Err(Fault::Unavailable)).await;
         assert_eq!(store.says(), (503, "the store does not answer\n".to_owned()));
+        let lack = json!({ "storagedriver": "the store does not answer" });
+        assert_eq!(store.says_to_distributions_probes().await, (503, lack));
         store.answer(Ok(())).await;
         assert_eq!(store.says(), (200, "ready\n".to_owned()));
+        assert_eq!(store.says_to_distributions_probes().await, (200, json!({})));
     }
 
     #[tokio::test]

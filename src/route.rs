@@ -14,8 +14,10 @@ pub enum Route {
     Upload,
     Tags,
     Referrers,
+    Root,
     Alive,
     Ready,
+    DebugHealth,
     Metrics,
     /// Whatever else was asked for, and what was refused before its path was read.
     Other,
@@ -23,7 +25,7 @@ pub enum Route {
 
 impl Route {
     /// Every form, in the order of their declaration.
-    pub const ALL: [Self; 14] = [
+    pub const ALL: [Self; 16] = [
         Self::Base,
         Self::Catalog,
         Self::Extensions,
@@ -34,8 +36,10 @@ impl Route {
         Self::Upload,
         Self::Tags,
         Self::Referrers,
+        Self::Root,
         Self::Alive,
         Self::Ready,
+        Self::DebugHealth,
         Self::Metrics,
         Self::Other,
     ];
@@ -53,8 +57,10 @@ impl Route {
             Self::Upload => "/v2/{name}/blobs/uploads/{uuid}",
             Self::Tags => "/v2/{name}/tags/list",
             Self::Referrers => "/v2/{name}/referrers/{digest}",
+            Self::Root => "/",
             Self::Alive => "/healthz",
             Self::Ready => "/readyz",
+            Self::DebugHealth => "/debug/health",
             Self::Metrics => "/metrics",
             Self::Other => "other",
         }

@@ -5,6 +5,7 @@ mod can_i;
 mod certificates;
 mod configuration;
 mod credential_provider;
+mod health;
 mod issuers;
 mod limits;
 mod logs;

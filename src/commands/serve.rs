@@ -27,7 +27,6 @@ use crate::login::TOKEN_PATHS;
 use crate::logins::Logins;
 use crate::metrics::{Measured, Metrics};
 use crate::server::{self, Server, Workers};
-
 use crate::traces::{self, Traced};
 
 /// Serves what `config` says until SIGTERM or SIGINT, then finishes what is under way.
@@ -84,7 +83,7 @@ pub async fn serve(config: Config) -> anyhow::Result<()> {
     let server = Server::bind(&config.http, metrics.clone(), workers.clone()).await?;
     let management = match config.http.management.clone() {
         config::Management { address: Some(address), metrics: path } => {
-            let router = watched(&path);
+            let router = watched(&path).merge(readiness.debug_router());
             let listeners = vec![config::Listener { address, tls: None }];
             let http = Http { listeners, metrics: path, ..Http::default() };
             Some((Server::bind(&http, metrics, workers.clone()).await?, router))

@@ -208,7 +208,7 @@ impl Management {
     fn read(debug: &mut Section<'_, '_>, prefix: &str) -> (Self, Option<String>) {
         let address: Option<Address> = debug.optional(
             "addr",
-            "A listener, always plain HTTP, for `/healthz` and `/readyz`, which are answered beside the API too, and for the metrics, which are not.",
+            "A listener, always plain HTTP, for `/healthz`, `/readyz` and `/`, which are answered beside the API too, and for `/debug/health` and the metrics, which are not.",
         );
         let (enabled, path) = debug.section("prometheus", |prometheus| {
             let enabled = prometheus.optional(
@@ -216,7 +216,7 @@ impl Management {
                 "Whether there are metrics: on the listener `http.debug.addr`, or without one beside the API. If nothing is said, they are where that listener is.",
             );
             let UrlPath(path) = prometheus.get("path", UrlPath("/metrics".to_owned()), "Their path.");
-            let is_taken = matches!(path.as_str(), "" | "/healthz" | "/readyz")
+            let is_taken = matches!(path.as_str(), "" | "/healthz" | "/readyz" | "/debug/health")
                 || path == "/v2"
                 || path.starts_with("/v2/")
                 || (!prefix.is_empty() && path.starts_with(prefix));

@@ -22,7 +22,7 @@ async fn serve(ulimit: &str, connections: usize) -> (Process, String) {
 
 #[tokio::test]
 async fn as_many_files_may_be_open_as_the_system_allows() {
-    let (process, limits) = serve("-Hn 900 && ulimit -Sn 100", 300).await;
+    let (process, limits) = serve("-Sn 100 && ulimit -Hn 900", 300).await;
     assert_eq!(limits, "900 900");
     let log = process.lines_until(|line| line.contains("listening")).await;
     assert!(!log.concat().contains("http.limits.connections"), "{log:#?}");

@@ -177,7 +177,7 @@ async fn health_is_answered_when_all_connections_are_taken() {
         connection.read_u8().await.unwrap();
         taken.push(connection);
     }
-    for path in ["/healthz", "/readyz"] {
+    for path in ["/", "/healthz", "/readyz"] {
         let answer = say(&registry, &ask(path)).await;
         assert!(answer.starts_with("HTTP/1.1 200 "), "{answer}");
     }
@@ -186,20 +186,4 @@ async fn health_is_answered_when_all_connections_are_taken() {
     // One that leaves makes room.
     drop(taken.pop());
     while registry.user("alice").get("/v2/").await.status != hyper::StatusCode::OK {}
-}
-
-#[tokio::test]
-async fn health_has_a_listener_of_its_own_where_one_is_set() {
-    let folder = tempfile::tempdir().unwrap();
-    let socket = folder.path().join("health.sock");
-    let registry = TestRegistry::with(json!({ "http": { "debug": { "addr": socket } } })).await;
-    registry.user("alice").get("/readyz").await.expect(hyper::StatusCode::OK);
-    let mut connection = tokio::net::UnixStream::connect(&socket).await.unwrap();
-    connection
-        .write_all(b"GET /healthz HTTP/1.1\r\nhost: health\r\nconnection: close\r\n\r\n")
-        .await
-        .unwrap();
-    let mut answer = String::new();
-    connection.read_to_string(&mut answer).await.unwrap();
-    assert!(answer.starts_with("HTTP/1.1 200 ") && answer.ends_with("alive\n"), "{answer}");
 }

@@ -1,0 +1,47 @@
+//! Whoever watches over a registry, and asks how it is.
+
+use std::path::Path;
+
+use hyper::StatusCode;
+use serde_json::json;
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::UnixStream,
+};
+
+use crate::harness::TestRegistry;
+
+/// Asks on the listener for health, and returns the whole answer.
+async fn ask(socket: &Path, path: &str) -> String {
+    let mut connection = UnixStream::connect(socket).await.unwrap();
+    let words = format!("GET {path} HTTP/1.1\r\nhost: health\r\nconnection: close\r\n\r\n");
+    connection.write_all(words.as_bytes()).await.unwrap();
+    let mut answer = String::new();
+    connection.read_to_string(&mut answer).await.unwrap();
+    answer
+}
+
+#[tokio::test]
+async fn probes_that_were_written_for_distribution_are_answered() {
+    let folder = tempfile::tempdir().unwrap();
+    let socket = folder.path().join("health.sock");
+    let registry = TestRegistry::with(json!({ "http": { "debug": { "addr": socket } } })).await;
+    let kubelet = registry.user("kubelet");
+    let root = kubelet.get("/").await.expect(StatusCode::OK);
+    assert_eq!((root.header("cache-control"), root.body.len()), (Some("no-cache"), 0));
+    kubelet.head("/").await.expect(StatusCode::OK);
+    let health = ask(&socket, "/debug/health").await;
+    assert!(health.starts_with("HTTP/1.1 200 ") && health.ends_with("\r\n\r\n{}"), "{health}");
+    assert!(ask(&socket, "/").await.starts_with("HTTP/1.1 200 "));
+    kubelet.get("/debug/health").await.expect(StatusCode::NOT_FOUND);
+}
+
+#[tokio::test]
+async fn health_has_a_listener_of_its_own_where_one_is_set() {
+    let folder = tempfile::tempdir().unwrap();
+    let socket = folder.path().join("health.sock");
+    let registry = TestRegistry::with(json!({ "http": { "debug": { "addr": socket } } })).await;
+    registry.user("alice").get("/readyz").await.expect(StatusCode::OK);
+    let answer = ask(&socket, "/healthz").await;
+    assert!(answer.starts_with("HTTP/1.1 200 ") && answer.ends_with("alive\n"), "{answer}");
+}
