@@ -1,8 +1,9 @@
 //! `wharf serve`: the registry, until it is told to stop.
 
+use std::hash::{BuildHasher, RandomState};
 use std::io::{self, IsTerminal, Write};
 use std::sync::Arc;
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
 use anyhow::Context;
 use auth::{Authorizer, Everyone};
@@ -14,6 +15,7 @@ use storage::backend::volume::{Access, Durability, Volume, VolumeOptions};
 use storage::{Purge, Registry, RegistryOptions};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::task::JoinSet;
+use tokio::time::Instant;
 
 use crate::access::Gate;
 use crate::api::location::Urls;
@@ -184,14 +186,15 @@ fn api_options(config: &Config) -> ApiOptions {
     }
 }
 
-/// Removes abandoned uploads for ever, beginning one interval after the start.
+/// Removes abandoned uploads for ever, beginning soon after the start: a server that is restarted each day would never come to it
+/// otherwise.
 async fn purge_uploads(registry: Registry, purging: Purging) {
     let Purging::After { age, interval, action } = purging else { return };
     let purge = match action {
         PurgeAction::Remove => Purge::Remove,
         PurgeAction::Report => Purge::Report,
     };
-    let mut interval = tokio::time::interval_at(tokio::time::Instant::now() + interval, interval);
+    let mut interval = tokio::time::interval_at(Instant::now() + some_time_within(interval), interval);
     loop {
         interval.tick().await;
         match registry.purge_uploads(SystemTime::now() - age, purge).await {
@@ -202,6 +205,13 @@ async fn purge_uploads(registry: Registry, purging: Purging) {
             }
         }
     }
+}
+
+/// A moment within the next interval, and within the next hour, another one in each replica.
+fn some_time_within(interval: Duration) -> Duration {
+    const HOUR: Duration = Duration::from_secs(60 * 60);
+    let chance = RandomState::new().hash_one(0) as f64 / u64::MAX as f64;
+    interval.min(HOUR).mul_f64(chance)
 }
 
 /// Tells a person at a terminal what to type next.
@@ -226,4 +236,18 @@ fn greet(server: &Server, config: &Config) -> io::Result<()> {
          podman push --tls-verify=false {address}/demo/app\n    \
          podman pull --tls-verify=false {address}/demo/app\n\nStop it with Ctrl-C.\n"
     )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn uploads_are_first_purged_within_the_first_hour_and_not_by_all_replicas_at_once() {
+        let day = Duration::from_secs(24 * 60 * 60);
+        let moments: Vec<_> = (0..20).map(|_| some_time_within(day)).collect();
+        assert!(moments.iter().all(|moment| *moment <= Duration::from_secs(60 * 60)), "{moments:?}");
+        assert!(moments.iter().any(|moment| *moment != moments[0]), "{moments:?}");
+        assert!(some_time_within(Duration::from_secs(1)) <= Duration::from_secs(1));
+    }
 }

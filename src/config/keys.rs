@@ -493,8 +493,11 @@ impl Purging {
         let enabled =
             section.get("enabled", defaults != Self::Never, "Whether abandoned uploads are removed.");
         let age = section.get("age", default_age, "For how long an upload must have been untouched.");
-        let interval =
-            section.get("interval", default_interval, "How often abandoned uploads are looked for.");
+        let interval = section.get(
+            "interval",
+            default_interval,
+            "How often abandoned uploads are looked for, first within an hour after the start.",
+        );
         let report = section.get("dryrun", false, "Whether they are only named in the log.");
         if enabled && interval < Duration::from_secs(1) {
             section.problem("interval", "looking all the time helps nobody; write \"1s\" or more".to_owned());
