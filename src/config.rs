@@ -168,7 +168,9 @@ pub struct Http {
     pub trusted_proxies: Vec<Proxy>,
     /// Headers that every response carries besides its own.
     pub headers: HeaderMap,
-    /// How long requests under way may take to finish once the server was asked to stop.
+    /// How long connections are still accepted once the server was asked to stop, so that others learn of it.
+    pub drain_delay: Duration,
+    /// How long requests under way may take to finish after that.
     pub drain_timeout: Duration,
     /// What one client, or all of them, may use up.
     pub limits: Limits,
@@ -190,6 +192,7 @@ impl Default for Http {
             prefix: String::new(),
             trusted_proxies: Vec::new(),
             headers: HeaderMap::new(),
+            drain_delay: Duration::ZERO,
             drain_timeout: Duration::from_secs(25),
             limits: Limits::default(),
         }

@@ -6,6 +6,7 @@
 //! read-only: if all replicas were taken out of service, no image could be pulled.
 
 use std::num::NonZeroUsize;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
 
@@ -28,6 +29,7 @@ use crate::route::Route;
 pub struct Readiness {
     store: Arc<RwLock<Store>>,
     cluster: Option<Cluster>,
+    stopping: Arc<AtomicBool>,
 }
 
 /// What was found when the store was last looked at.
@@ -53,7 +55,12 @@ impl Readiness {
     /// asked who may do what, has yet to be heard.
     pub fn new(cluster: Option<Cluster>) -> Self {
         let store = Store { answers: true, writing: Writing::Untried };
-        Self { store: Arc::new(RwLock::new(store)), cluster }
+        Self { store: Arc::new(RwLock::new(store)), cluster, stopping: Arc::default() }
+    }
+
+    /// From now on no new requests are wanted.
+    pub fn stops(&self) {
+        self.stopping.store(true, Ordering::Relaxed);
     }
 
     /// Whether the store took what was written when that was last tried.
@@ -91,6 +98,9 @@ impl Readiness {
 
     /// What keeps requests from being answered: what it is called, and what is wrong with it.
     fn lack(&self) -> Option<(&'static str, String)> {
+        if self.stopping.load(Ordering::Relaxed) {
+            return Some(("server", "the server is stopping".to_owned()));
+        }
         if !self.store().answers {
             return Some(("storagedriver", "the store does not answer".to_owned()));
         }

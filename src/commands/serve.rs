@@ -94,7 +94,7 @@ pub async fn serve(config: Config) -> anyhow::Result<()> {
     };
 
     if let Some(check) = config.health.storage.clone() {
-        background.spawn(readiness.watch(registry.clone(), check, config.storage.mode));
+        background.spawn(readiness.clone().watch(registry.clone(), check, config.storage.mode));
     }
     if config.storage.mode == Mode::ReadWrite {
         background.spawn(purge_uploads(registry, config.storage.purging));
@@ -117,15 +117,21 @@ pub async fn serve(config: Config) -> anyhow::Result<()> {
     }
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
-    server
-        .serve(router, async move {
-            let name = tokio::select! {
-                _ = terminate.recv() => "SIGTERM",
-                _ = interrupt.recv() => "SIGINT",
-            };
-            tracing::info!(signal = name, "stopping");
-        })
-        .await;
+    let told_to_stop = async move {
+        let (name, delay) = tokio::select! {
+            _ = terminate.recv() => ("SIGTERM", config.http.drain_delay),
+            // Somebody at a terminal waits for it.
+            _ = interrupt.recv() => ("SIGINT", Duration::ZERO),
+        };
+        readiness.stops();
+        tracing::info!(signal = name, "stopping");
+        tokio::select! {
+            () = tokio::time::sleep(delay) => {}
+            _ = terminate.recv() => {}
+            _ = interrupt.recv() => {}
+        }
+    };
+    server.serve(router, told_to_stop).await;
     api.finish_mutations().await;
     drop(workers); // Not before: changes that are under way are finished on them.
     background.shutdown().await;

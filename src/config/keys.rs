@@ -141,10 +141,15 @@ impl Http {
         );
         let headers =
             http.table::<HeaderName, HeaderValue>("headers", "Headers that every response carries.");
+        let drain_delay = http.get(
+            "draindelay",
+            defaults.drain_delay,
+            "How long after SIGTERM connections are still accepted, while `/readyz` is 503 already: what sends clients here must first learn of it. In Kubernetes try `5s`.",
+        );
         let drain_timeout = http.get(
             "draintimeout",
             defaults.drain_timeout,
-            "How long requests under way may take to finish after SIGTERM; 0 stops at once.",
+            "How long requests under way may take to finish after SIGTERM, and after `draindelay`; 0 stops at once.",
         );
         let http2 = http.section("http2", |http2| {
             !http2.get("disabled", !defaults.http2, "Whether HTTP/2 is not offered over TLS.")
@@ -178,6 +183,7 @@ impl Http {
                     headers.append(name, value);
                     headers
                 }),
+            drain_delay,
             drain_timeout,
             limits,
         };

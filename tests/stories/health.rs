@@ -9,7 +9,7 @@ use tokio::{
     net::UnixStream,
 };
 
-use crate::harness::TestRegistry;
+use crate::harness::{TestRegistry, until};
 
 /// Asks on the listener for health, and returns the whole answer.
 async fn ask(socket: &Path, path: &str) -> String {
@@ -44,4 +44,22 @@ async fn health_has_a_listener_of_its_own_where_one_is_set() {
     registry.user("alice").get("/readyz").await.expect(StatusCode::OK);
     let answer = ask(&socket, "/healthz").await;
     assert!(answer.starts_with("HTTP/1.1 200 ") && answer.ends_with("alive\n"), "{answer}");
+}
+
+#[tokio::test]
+async fn a_server_that_stops_says_so_before_it_turns_anybody_away() {
+    let folder = tempfile::tempdir().unwrap();
+    let socket = folder.path().join("health.sock");
+    let settings = json!({ "http": { "debug": { "addr": socket }, "draindelay": "1h" } });
+    let registry = TestRegistry::with(settings).await;
+    let alice = registry.user("alice");
+    registry.ask_to_stop();
+    until(async || alice.get("/readyz").await.status == StatusCode::SERVICE_UNAVAILABLE).await;
+    let unready = ask(&socket, "/readyz").await;
+    assert!(unready.starts_with("HTTP/1.1 503 ") && unready.ends_with("is stopping\n"), "{unready}");
+    // Whoever has not heard of it yet is served.
+    alice.get("/healthz").await.expect(StatusCode::OK);
+    alice.push_blob("team/app", "content".into()).await;
+    // Who asks a second time does not want to wait.
+    registry.stop_and_start().await;
 }
