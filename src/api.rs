@@ -17,6 +17,7 @@ mod tags;
 pub mod uploads;
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use axum::Router;
 use axum::body::Body;
@@ -28,6 +29,7 @@ use axum::routing::any;
 use bytes::Bytes;
 use http_body::Body as _;
 use storage::{Digest, MissingReferences, Reference};
+use tokio::time::timeout;
 use tokio_util::task::TaskTracker;
 use tracing::Instrument;
 
@@ -102,10 +104,13 @@ impl Api {
         }
     }
 
-    /// Waits for every change that is under way. New ones are still taken: stop the listeners first.
-    pub async fn finish_mutations(&self) {
+    /// Waits for every change that is under way, but not for long, and tells how many are still not finished. New ones are still
+    /// taken: stop the listeners first.
+    pub async fn finish_mutations(&self, longest: Duration) -> usize {
         self.0.mutations.close();
-        self.0.mutations.wait().await;
+        // Whether it was in time, the number tells.
+        let _ = timeout(longest, self.0.mutations.wait()).await;
+        self.0.mutations.len()
     }
 
     /// Runs a change to its end, whether or not its client waits for it.

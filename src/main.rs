@@ -2,10 +2,14 @@
 
 use std::io;
 use std::process::ExitCode;
+use std::time::Duration;
 
 use clap::Parser;
 use wharf::commands::{self, Arguments, AuthCommand, Command, ConfigCommand};
 use wharf::traces::Traces;
+
+/// How long a thread that waits for a disk may take to come back when all is done: if the disk hangs it does not.
+const LAST_WAIT: Duration = Duration::from_secs(1);
 
 fn main() -> ExitCode {
     let command = Arguments::parse().command;
@@ -36,6 +40,7 @@ fn run(command: Command) -> anyhow::Result<ExitCode> {
             if let Some(traces) = traces {
                 traces.finish();
             }
+            runtime.shutdown_timeout(LAST_WAIT);
             served?;
         }
         Command::Config(ConfigCommand::Check { file }) => {

@@ -31,6 +31,9 @@ use crate::metrics::{Measured, Metrics};
 use crate::server::{self, Server, Workers};
 use crate::traces::{self, Traced};
 
+/// How long changes that are under way may take once all connections are gone. It is a matter of milliseconds, unless the store hangs.
+const LAST_CHANGES: Duration = Duration::from_secs(3);
+
 /// Serves what `config` says until SIGTERM or SIGINT, then finishes what is under way.
 ///
 /// # Errors
@@ -132,7 +135,13 @@ pub async fn serve(config: Config) -> anyhow::Result<()> {
         }
     };
     server.serve(router, told_to_stop).await;
-    api.finish_mutations().await;
+    let unfinished = api.finish_mutations(LAST_CHANGES).await;
+    if unfinished > 0 {
+        tracing::error!(
+            unfinished,
+            "changes that the store did not let finish are given up; nobody was told that they were done"
+        );
+    }
     drop(workers); // Not before: changes that are under way are finished on them.
     background.shutdown().await;
     tracing::info!("stopped");

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::Arc;
+use std::time::Duration;
 
 use auth::{Authorizer, Everyone};
 use axum::Router;
@@ -136,7 +137,7 @@ impl TestApi {
 
     /// Waits until everything is done that hung-up clients had asked for.
     pub(crate) async fn finish(&self) {
-        self.api.finish_mutations().await;
+        assert_eq!(self.api.finish_mutations(Duration::from_secs(60)).await, 0);
     }
 
     /// Begins an upload, and says where.

@@ -1,11 +1,16 @@
 //! A real server whose system calls fail: `strace` gives them the errors that a full, broken or vanished disk would.
 
-use std::{fs, path::PathBuf, process::Command};
+use std::{
+    fs,
+    path::{Path, PathBuf},
+    process::Command,
+};
 
 use bytes::Bytes;
 use hyper::{Method, StatusCode};
+use serde_json::json;
 
-use crate::harness::{Image, Layer, TestRegistry, User, process::Process, tool, user::Answer};
+use crate::harness::{Image, Layer, TestRegistry, User, process::Process, tool, until, user::Answer};
 
 /// The calls by which a push touches its folder. `write` is not among them, since it also wakes the server's own threads.
 const CALLS: [&str; 11] = [
@@ -72,6 +77,38 @@ async fn an_upload_whose_state_cannot_be_written_is_carried_on_from_the_one_befo
     alice.send(&upload, layer.from(100_000)).await;
     alice.finish(&upload, layer.digest()).await.expect(StatusCode::CREATED);
     assert_eq!(alice.pull("team/app", layer.digest()).await, layer);
+}
+
+#[tokio::test]
+async fn a_disk_that_hangs_does_not_keep_a_server_from_stopping() {
+    let Some(strace) = tool::debian("strace") else { return };
+    let settings =
+        json!({ "http": { "draintimeout": "1s", "debug": { "prometheus": { "enabled": true } } } });
+    let registry = TestRegistry::with(settings).await;
+    let alice = registry.user("alice");
+    let layer = Layer::random(1000);
+    let upload = alice.begin_upload("team/app").await;
+    let hour = "fdatasync:delay_enter=3600000000";
+    let hanging = Faults::attach(&strace, &registry, "fdatasync", hour, None).await;
+    let (id, location) = (registry.process_id(), upload.location());
+    let push = tokio::spawn({
+        let (alice, layer) = (alice.clone(), layer.clone());
+        async move {
+            alice
+                .try_ask(&Method::PUT, &format!("{location}?digest={}", layer.digest()), &[], layer.bytes())
+                .await
+        }
+    });
+    until(async || {
+        let metrics = alice.get("/metrics").await.expect(StatusCode::OK).body;
+        String::from_utf8_lossy(&metrics).contains("\nwharf_uploads_in_flight 1\n")
+    })
+    .await;
+    registry.ask_to_stop();
+    registry.line_with("did not let finish").await;
+    until(async || !Path::new(&format!("/proc/{id}/exe")).exists()).await;
+    assert!(push.await.unwrap().is_err(), "nobody is told that it was done");
+    drop(hanging);
 }
 
 /// Pushes while every call of a kind, or every second one, fails, for each kind; a push that fails does so with one of these
@@ -160,11 +197,22 @@ struct Faults {
 impl Faults {
     /// Lets those of a server's `calls` fail that `when` counts, by thread; with a `path`, only those on that file.
     async fn inject(
-        strace: &std::path::Path,
+        strace: &Path,
         registry: &TestRegistry,
         calls: &str,
         error: &str,
         when: &str,
+        path: Option<PathBuf>,
+    ) -> Self {
+        Self::attach(strace, registry, calls, &format!("{calls}:error={error}:when={when}"), path).await
+    }
+
+    /// Has `strace` follow a server's `calls` and do to them what `injection` says; with a `path`, only to those on that file.
+    async fn attach(
+        strace: &Path,
+        registry: &TestRegistry,
+        calls: &str,
+        injection: &str,
         path: Option<PathBuf>,
     ) -> Self {
         let log = tempfile::NamedTempFile::new().unwrap();
@@ -172,7 +220,7 @@ impl Faults {
         command.arg("--follow-forks").arg("--output").arg(log.path());
         command.arg(format!("--attach={}", registry.process_id()));
         command.arg(format!("--trace={calls}"));
-        command.arg(format!("--inject={calls}:error={error}:when={when}"));
+        command.arg(format!("--inject={injection}"));
         if let Some(path) = path {
             command.arg("--trace-path").arg(path);
         }

@@ -78,7 +78,7 @@ impl User {
     }
 
     /// Sends one request to a registry that may go away at any time.
-    async fn try_ask(
+    pub(crate) async fn try_ask(
         &self,
         method: &Method,
         path: &str,
