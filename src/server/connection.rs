@@ -63,7 +63,8 @@ pub(super) struct Accepted {
     pub(super) place: Place,
 }
 
-/// Serves one client until it leaves. Once `stopping` is cancelled only the requests under way are finished.
+/// Serves one client until it leaves. Once `stopping`, which is this connection's own, is cancelled only the requests under way are
+/// finished.
 pub(super) async fn serve(shared: Arc<Shared>, accepted: Accepted, stopping: CancellationToken) {
     let Accepted { stream, address, tls, place } = accepted;
     let stream = match stream.attach() {
@@ -76,8 +77,8 @@ pub(super) async fn serve(shared: Arc<Shared>, accepted: Accepted, stopping: Can
     let activity = Arc::new(Activity::default());
     let connection = |certificates: Vec<CertificateDer<'static>>, sendfile| {
         let peer = Arc::new(Peer { address, encrypted: tls.is_some(), certificates });
-        let (activity, unread) = (Arc::clone(&activity), unread.clone());
-        Arc::new(Connection { peer, activity, unread, sendfile, is_spare: place.is_spare })
+        let (activity, unread, stopping) = (Arc::clone(&activity), unread.clone(), stopping.clone());
+        Arc::new(Connection { peer, activity, unread, stopping, sendfile, is_spare: place.is_spare })
     };
     let Some(tls) = &tls else {
         let speaks_http2 = shared.h2c && {

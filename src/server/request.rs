@@ -20,6 +20,7 @@ use http_body::{Body, Frame, SizeHint};
 use hyper::body::Incoming;
 use rustls::pki_types::CertificateDer;
 use tokio::sync::OwnedSemaphorePermit;
+use tokio_util::sync::CancellationToken;
 use tower::ServiceExt;
 use tracing::field::Empty;
 use tracing::{Instrument, Span};
@@ -100,6 +101,8 @@ pub(super) struct Connection {
     pub(super) peer: Arc<Peer>,
     pub(super) activity: Arc<Activity>,
     pub(super) unread: UnreadBody,
+    /// Ends the connection once the requests under way are answered.
+    pub(super) stopping: CancellationToken,
     /// There is one on plain HTTP/1.1.
     pub(super) sendfile: Option<SendfileQueue>,
     /// Whether only questions about health are answered, because too many connections are open.
@@ -172,8 +175,13 @@ pub(super) async fn answer(
     if matches!(id.0, Id::Given(_)) || status.is_client_error() || status.is_server_error() {
         headers.insert(REQUEST_ID, id.to_header());
     }
-    if connection.is_spare && version < Version::HTTP_2 {
-        headers.insert(header::CONNECTION, HeaderValue::from_static("close"));
+    // Whoever comes again may find a regular place.
+    if connection.is_spare {
+        if version < Version::HTTP_2 {
+            headers.insert(header::CONNECTION, HeaderValue::from_static("close"));
+        } else {
+            connection.stopping.cancel();
+        }
     }
     record.answered(status);
     patient_streams::handed_over();

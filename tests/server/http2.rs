@@ -90,3 +90,39 @@ async fn a_stream_that_its_client_does_not_read_is_reset_and_the_others_go_on() 
     assert_eq!(read.into_body().collect().await.unwrap().to_bytes().len() as u64, length);
     driver.abort();
 }
+
+#[tokio::test]
+async fn a_connection_for_which_there_was_no_room_ends_with_its_answer() {
+    let mut http = on_any_port(None);
+    http.h2c = true;
+    http.limits.connections = NonZeroUsize::MIN;
+    let server = Running::start(http, Router::new().route("/hello", get(|| async { "hello" }))).await;
+    let connect = async || {
+        let stream = TokioIo::new(server.connect().await);
+        hyper::client::conn::http2::handshake(TokioExecutor::new(), stream).await.unwrap()
+    };
+    let ask = || {
+        let request = Request::builder().uri(format!("http://{}/hello", server.address));
+        request.body(Empty::<Bytes>::new()).unwrap()
+    };
+    let (mut first, first_driver) = connect().await;
+    let first_driver = tokio::spawn(first_driver);
+    assert_eq!(first.send_request(ask()).await.unwrap().status(), 200);
+
+    let (mut second, second_driver) = connect().await;
+    let second_driver = tokio::spawn(second_driver);
+    assert_eq!(second.send_request(ask()).await.unwrap().status(), 429);
+    // The next request takes another connection, which finds room once the first has left.
+    let ended = tokio::time::timeout(Duration::from_secs(20), second_driver).await;
+    ended.expect("the connection ends").unwrap().unwrap();
+    drop(first);
+    first_driver.await.unwrap().unwrap();
+    let status = async || {
+        let (mut third, driver) = connect().await;
+        let driver = tokio::spawn(driver);
+        let status = third.send_request(ask()).await.unwrap().status();
+        driver.abort();
+        status
+    };
+    while status().await != 200 {}
+}
