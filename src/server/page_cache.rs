@@ -24,7 +24,7 @@ const SAMPLE_BYTES: usize = 64 * 1024;
 static READER_PERMITS: Semaphore = Semaphore::const_new(READERS);
 
 /// Begins to bring a part of a file into memory and gives the task to wait for; `None` if it is there already.
-/// Dropping the task gives up its place in the queue.
+/// Dropping the task gives up its place in the queue; a part that is being read has its place among the readers until it is there.
 ///
 /// A failing disk is found by whoever reads next, not here.
 pub(super) fn bring_in(file: &Arc<File>, offset: u64, length: u64) -> Option<AbortOnDropHandle<()>> {
@@ -33,14 +33,16 @@ pub(super) fn bring_in(file: &Arc<File>, offset: u64, length: u64) -> Option<Abo
     }
     let file = Arc::clone(file);
     Some(AbortOnDropHandle::new(tokio::spawn(async move {
-        let _permit = READER_PERMITS.acquire().await;
-        let reading = tokio::task::spawn_blocking(move || {
+        let permit = READER_PERMITS.acquire().await;
+        // Of no use any more once nobody waits for it.
+        let reading = AbortOnDropHandle::new(tokio::task::spawn_blocking(move || {
+            let _permit = permit;
             // Both are advice: whatever fails here fails again, and is reported, when the bytes are read.
             let _ = rustix::fs::fadvise(&file, offset, NonZeroU64::new(length), Advice::WillNeed);
             for sample in samples(offset, length) {
                 let _ = file.read_at(&mut [0], sample);
             }
-        });
+        }));
         let _ = reading.await;
     })))
 }
@@ -77,4 +79,45 @@ fn samples(offset: u64, length: u64) -> impl Iterator<Item = u64> {
 fn read_now(file: &File, buffer: &mut [u8], offset: u64) -> io::Result<usize> {
     let read = rustix::io::preadv2(file, &mut [IoSliceMut::new(buffer)], offset, ReadWriteFlags::NOWAIT)?;
     Ok(read)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::Write;
+    use std::sync::mpsc;
+
+    use super::*;
+
+    /// A file of which nothing is in memory. `None` where the file system keeps it there.
+    fn cold_file(length: usize) -> Option<Arc<File>> {
+        let mut file = tempfile::tempfile_in(env!("CARGO_MANIFEST_DIR")).unwrap();
+        file.write_all(&vec![1; length]).unwrap();
+        file.sync_all().unwrap();
+        rustix::fs::fadvise(&file, 0, None, Advice::DontNeed).unwrap();
+        (!is_resident(&file, 0, length as u64)).then(|| Arc::new(file))
+    }
+
+    #[test]
+    fn what_nobody_waits_for_any_more_is_not_read() {
+        let runtime = tokio::runtime::Builder::new_current_thread().max_blocking_threads(1).build().unwrap();
+        runtime.block_on(async {
+            let Some(file) = cold_file(1 << 20) else { return };
+            // The only thread that reads is busy.
+            let (done, busy) = mpsc::channel::<()>();
+            let thread = tokio::task::spawn_blocking(move || busy.recv());
+            let part = bring_in(&file, 0, 1 << 20).expect("it is not in memory");
+            // Its turn among the readers comes, and it waits for the thread.
+            for _ in 0..10 {
+                tokio::task::yield_now().await;
+            }
+            drop(part);
+            tokio::task::yield_now().await;
+            done.send(()).unwrap();
+            thread.await.unwrap().unwrap();
+            while Arc::strong_count(&file) > 1 {
+                tokio::task::yield_now().await;
+            }
+            assert!(!is_resident(&file, 0, 1 << 20));
+        });
+    }
 }
