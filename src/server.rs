@@ -51,11 +51,12 @@ use crate::route::Route;
 /// What hyper reads at once, and so what a connection holds of a request that is being received.
 const READ_BYTES: usize = 64 * 1024;
 
-/// How much of one HTTP/2 upload may be under way: what a fast connection with some delay needs.
-const HTTP2_STREAM_WINDOW: u32 = 1024 * 1024;
+/// How much of one HTTP/2 upload may be under way: enough for 250 MB/s at a millisecond of delay. It is held in memory while nobody reads
+/// it, whoever sends it.
+const HTTP2_STREAM_WINDOW: u32 = 256 * 1024;
 
 /// How much of all uploads on one HTTP/2 connection may be under way, and so in memory.
-const HTTP2_CONNECTION_WINDOW: u32 = 8 * 1024 * 1024;
+const HTTP2_CONNECTION_WINDOW: u32 = 2 * 1024 * 1024;
 
 /// Requests at once on one HTTP/2 connection.
 const HTTP2_STREAMS: u32 = 128;

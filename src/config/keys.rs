@@ -351,7 +351,7 @@ impl Limits {
         let NonZeroSize(buffer_bytes) = limits.get(
             "uploadbuffer",
             NonZeroSize(uploads.buffer_bytes),
-            "The memory for what was received and not yet written, of all uploads together.",
+            "The memory for what was received and not yet written, of all uploads together. Beside it a connection holds what came and nobody has read yet, also before it is known who sends it: up to 64 KiB, or 2 MiB with HTTP/2. Manifests that are pushed are held whole.",
         );
         let connections = limits.get(
             "connections",

@@ -39,6 +39,10 @@ pub const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 /// When those who were refused are told to come back.
 const RETRY_AFTER: Duration = Duration::from_secs(1);
 
+/// The most that is handed to an HTTP/2 stream at once. Its client has the time limit of a body that stands still for each of them, so
+/// that a slow one must take no more than half a KiB a second.
+const HTTP2_PIECE_BYTES: usize = 32 * 1024;
+
 /// Whom a connection is with: an extension, as `Arc<Peer>`, of each of its requests.
 #[derive(Debug)]
 pub struct Peer {
@@ -185,7 +189,8 @@ pub(super) async fn answer(
     }
     record.answered(status);
     patient_streams::handed_over();
-    Ok(response.map(|body| ResponseBody { body, record, _turn: turn, _under_way: under_way }))
+    let pieces = (version == Version::HTTP_2).then(Bytes::new);
+    Ok(response.map(|body| ResponseBody { body, pieces, record, _turn: turn, _under_way: under_way }))
 }
 
 /// Waits until the request may be served; the permit, where one is needed, is for as long as it is.
@@ -286,6 +291,8 @@ impl Drop for RequestBody {
 #[derive(Debug)]
 pub(super) struct ResponseBody {
     body: RouterBody,
+    /// On HTTP/2, the rest of a frame that is sent in pieces.
+    pieces: Option<Bytes>,
     record: Record,
     _turn: Option<OwnedSemaphorePermit>,
     _under_way: UnderWay,
@@ -299,11 +306,22 @@ impl Body for ResponseBody {
         self: Pin<&mut Self>,
         context: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, axum::Error>>> {
-        let Self { body, record, .. } = self.get_mut();
-        let Poll::Ready(frame) = Pin::new(body).poll_frame(context) else {
-            patient_streams::not_ready();
-            return Poll::Pending;
+        let Self { body, pieces, record, .. } = self.get_mut();
+        let mut frame = match pieces {
+            Some(rest) if !rest.is_empty() => Some(Ok(Frame::data(std::mem::take(rest)))),
+            Some(_) | None => {
+                let Poll::Ready(frame) = Pin::new(body).poll_frame(context) else {
+                    patient_streams::not_ready();
+                    return Poll::Pending;
+                };
+                frame
+            }
         };
+        if let (Some(rest), Some(Ok(frame))) = (pieces, &mut frame)
+            && let Some(data) = frame.data_mut().filter(|data| data.len() > HTTP2_PIECE_BYTES)
+        {
+            *rest = data.split_off(HTTP2_PIECE_BYTES);
+        }
         patient_streams::handed_over();
         if let Some(Ok(frame)) = &frame {
             record.sent(frame.data_ref().map_or(0, Bytes::len));
@@ -312,11 +330,17 @@ impl Body for ResponseBody {
     }
 
     fn is_end_stream(&self) -> bool {
-        self.body.is_end_stream()
+        self.pieces.as_ref().is_none_or(Bytes::is_empty) && self.body.is_end_stream()
     }
 
     fn size_hint(&self) -> SizeHint {
-        self.body.size_hint()
+        let mut hint = self.body.size_hint();
+        let rest = self.pieces.as_ref().map_or(0, Bytes::len) as u64;
+        if let Some(upper) = hint.upper() {
+            hint.set_upper(upper + rest);
+        }
+        hint.set_lower(hint.lower() + rest);
+        hint
     }
 }
 

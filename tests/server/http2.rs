@@ -126,3 +126,33 @@ async fn a_connection_for_which_there_was_no_room_ends_with_its_answer() {
     };
     while status().await != 200 {}
 }
+
+#[tokio::test]
+async fn a_slow_client_that_keeps_reading_gets_it_all() {
+    let content: Vec<u8> = (0..80_000_u32).flat_map(u32::to_le_bytes).collect();
+    let mut file = tempfile::tempfile().unwrap();
+    file.write_all(&content).unwrap();
+    let (file, length) = (Arc::new(file), content.len() as u64);
+    let serve_file = move || async move { Body::new(FileBody::new(file, 0..length, None)) };
+    let mut http = on_any_port(None);
+    http.h2c = true;
+    http.limits.idle_body_timeout = Duration::from_millis(500);
+    let server = Running::start(http, Router::new().route("/file", get(serve_file))).await;
+    let stream = TokioIo::new(server.connect().await);
+    let mut handshake = hyper::client::conn::http2::Builder::new(TokioExecutor::new());
+    handshake.initial_stream_window_size(16 * 1024).initial_connection_window_size(16 * 1024);
+    let (mut client, connection) = handshake.handshake(stream).await.unwrap();
+    let driver = tokio::spawn(connection);
+    let request = Request::builder().uri(format!("http://{}/file", server.address));
+    let answer = client.send_request(request.body(Empty::<Bytes>::new()).unwrap()).await.unwrap();
+
+    // What is read from the file at once takes this client longer than a body may stand still.
+    let mut pause = tokio::time::interval(Duration::from_millis(60));
+    let (mut body, mut read) = (answer.into_body(), Vec::new());
+    while let Some(frame) = body.frame().await {
+        read.extend_from_slice(&frame.unwrap().into_data().unwrap());
+        pause.tick().await;
+    }
+    assert!(read == content);
+    driver.abort();
+}
