@@ -816,14 +816,14 @@ impl Validation {
                     Some(Platform { os: os?, architecture: architecture? })
                 });
                 match (platforms, indexes.has("platformlist")) {
-                    (Platforms::List, false) => {
-                        let problem = "it is missing; list platforms, or set \"platforms\" to \"all\"";
+                    (Platforms::List, _) if listed.is_empty() => {
+                        let problem = "no platform is listed; list some, or set \"platforms\" to \"all\" or \"none\"";
                         indexes.problem("platformlist", problem.to_owned());
                     }
                     (Platforms::All | Platforms::None, true) => {
                         indexes.warn("platformlist", "it does nothing unless \"platforms\" is \"list\"");
                     }
-                    (Platforms::List, true) | (Platforms::All | Platforms::None, false) => {}
+                    (Platforms::List, _) | (Platforms::All | Platforms::None, false) => {}
                 }
                 (platforms, listed.into_iter().flatten().collect::<Vec<_>>())
             });

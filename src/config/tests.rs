@@ -169,7 +169,9 @@ health: {storagedriver: {enabled: false}}
         let amd64 = storage::Platform { os: "linux".to_owned(), architecture: "amd64".to_owned() };
         let expected = storage::MissingReferences::AllowOtherPlatforms([amd64].into());
         assert_eq!(listed.config.validation.missing_references, expected);
-        assert!(problems(&indexes("{platforms: list}"))[0].contains("platformlist: it is missing"));
+        for nothing in ["{platforms: list}", "{platforms: list, platformlist: []}"] {
+            assert!(problems(&indexes(nothing))[0].contains("platformlist: no platform is listed"));
+        }
         assert!(
             problems(&indexes("{platforms: list, platformlist: [{os: linux}]}"))[0]
                 .contains("platformlist[0].architecture: it is missing")
