@@ -90,6 +90,9 @@ pub enum ApiError {
     /// The chunk does not begin where the upload ends, or another request is writing to the upload.
     #[error("the chunk does not continue the upload")]
     ChunkOutOfOrder(UploadEnd),
+    /// Another request is writing to the upload.
+    #[error("another request is writing to the upload")]
+    UploadBusy,
     /// `Content-Range` is not of the form `<first>-<last>`.
     #[error("the Content-Range is not <first>-<last>")]
     ContentRangeInvalid,
@@ -231,6 +234,7 @@ impl ApiError {
             Self::UploadUnknown => (StatusCode::NOT_FOUND, ErrorCode::BlobUploadUnknown),
             Self::UploadStateInvalid(_) => (StatusCode::NOT_FOUND, ErrorCode::BlobUploadInvalid),
             Self::ChunkOutOfOrder(_) => (StatusCode::RANGE_NOT_SATISFIABLE, ErrorCode::RangeInvalid),
+            Self::UploadBusy => (StatusCode::CONFLICT, ErrorCode::BlobUploadInvalid),
             Self::ContentRangeInvalid => (StatusCode::BAD_REQUEST, ErrorCode::RangeInvalid),
             Self::SizeInvalid => (StatusCode::BAD_REQUEST, ErrorCode::SizeInvalid),
 

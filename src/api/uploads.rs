@@ -12,7 +12,7 @@ use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use http_body::Body as _;
 use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
-use storage::backend::{BackendError, Fault};
+use storage::backend::{BackendError, Fault, UploadStatus};
 use storage::{Algorithm, Digest, FinishError, ReceiveError, RepositoryName, Upload, UploadId};
 use tokio::time::Instant;
 
@@ -102,8 +102,9 @@ pub(super) async fn finish_upload(target: Target, request: Parts, body: Body) ->
 
 /// `GET` and `HEAD <location>`: how far an upload has come.
 pub(super) async fn upload_status(target: Target) -> Result<Response, ApiError> {
-    let end = target.end().await?;
-    Ok(target.answer(StatusCode::NO_CONTENT, end.size_bytes))
+    let is_busy = |status: &Result<UploadStatus, _>| status.as_ref().is_ok_and(|status| status.busy);
+    let status = in_turn(|| target.status(), is_busy).await?;
+    Ok(target.answer(StatusCode::NO_CONTENT, status.checkpoint.offset()))
 }
 
 /// `DELETE <location>`: forgets an upload.
@@ -179,16 +180,12 @@ impl Target {
 
     /// Opens the upload for writing.
     async fn open(&self) -> Result<Upload, ApiError> {
-        let deadline = Instant::now() + TAKE_OVER;
-        loop {
-            match self.access.resume_upload(self.id).await {
-                Ok(Some(upload)) => return Ok(upload),
-                Ok(None) => return Err(ApiError::UploadUnknown),
-                Err(error) if error.fault == Fault::Busy && Instant::now() < deadline => {
-                    tokio::time::sleep(LOOK_AGAIN).await;
-                }
-                Err(error) => return Err(self.failure(error).await),
-            }
+        let is_busy = |opened: &Result<_, BackendError>| opened.as_ref().is_err_and(is_busy);
+        match in_turn(|| self.access.resume_upload(self.id), is_busy).await {
+            Ok(Some(upload)) => Ok(upload),
+            Ok(None) => Err(ApiError::UploadUnknown),
+            Err(error) if self::is_busy(&error) => Err(ApiError::UploadBusy),
+            Err(error) => Err(error.into()),
         }
     }
 
@@ -217,7 +214,10 @@ impl Target {
     async fn receive_all(&self, headers: &HeaderMap, body: Body) -> Result<Upload, ApiError> {
         let length = body.size_hint().exact();
         let chunk = ChunkRange::of(headers)?;
-        let mut upload = self.open().await?;
+        let mut upload = match self.open().await {
+            Err(ApiError::UploadBusy) => return Err(self.overtaken().await),
+            opened => opened?,
+        };
         let begin = upload.offset();
         let out_of_order = || ApiError::ChunkOutOfOrder(self.end_at(begin));
         if self.claimed.is_some_and(|claimed| claimed != begin) {
@@ -260,24 +260,22 @@ impl Target {
         }
     }
 
-    /// The answer to a failure of the store. If another request writes to the upload, this one does not continue where that will end.
+    /// The answer to a failure of the store.
     async fn failure(&self, error: BackendError) -> ApiError {
-        if error.fault != Fault::Busy {
-            return error.into();
-        }
-        self.end().await.map_or_else(|error| error, ApiError::ChunkOutOfOrder)
+        if is_busy(&error) { self.overtaken().await } else { error.into() }
     }
 
-    /// Where the upload ends now.
-    async fn end(&self) -> Result<UploadEnd, ApiError> {
-        let deadline = Instant::now() + TAKE_OVER;
-        loop {
-            let status = self.access.upload(self.id).await?.ok_or(ApiError::UploadUnknown)?;
-            if !status.busy || Instant::now() >= deadline {
-                return Ok(self.end_at(status.checkpoint.offset()));
-            }
-            tokio::time::sleep(LOOK_AGAIN).await;
+    /// The answer to a chunk while another request writes to the upload: it does not continue where that one will end.
+    async fn overtaken(&self) -> ApiError {
+        match self.status().await {
+            Ok(status) => ApiError::ChunkOutOfOrder(self.end_at(status.checkpoint.offset())),
+            Err(error) => error,
         }
+    }
+
+    /// How far the upload has come now.
+    async fn status(&self) -> Result<UploadStatus, ApiError> {
+        self.access.upload(self.id).await?.ok_or(ApiError::UploadUnknown)
     }
 
     fn end_at(&self, size_bytes: u64) -> UploadEnd {
@@ -298,6 +296,22 @@ impl Target {
         (status, [(header::LOCATION, end.location), (header::RANGE, range), (UPLOAD_UUID, id)])
             .into_response()
     }
+}
+
+/// Asks again while the answer is that another request holds the upload, for as long as that is waited for.
+async fn in_turn<T, F: Future<Output = T>>(ask: impl Fn() -> F, is_busy: impl Fn(&T) -> bool) -> T {
+    let deadline = Instant::now() + TAKE_OVER;
+    loop {
+        let answer = ask().await;
+        if !is_busy(&answer) || Instant::now() >= deadline {
+            return answer;
+        }
+        tokio::time::sleep(LOOK_AGAIN).await;
+    }
+}
+
+fn is_busy(error: &BackendError) -> bool {
+    error.fault == Fault::Busy
 }
 
 /// Where a chunk says that it belongs: `Content-Range` in the specification's own form, without a unit, both ends inclusive.

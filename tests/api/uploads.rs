@@ -225,6 +225,7 @@ async fn only_one_writes_to_an_upload_at_a_time() {
         sender.reserve().await.unwrap().send(Ok(Bytes::from("ld")));
         let refused = api.send(&patch, &[], "intruder").await.expect_refused(416, "RANGE_INVALID");
         assert_eq!(refused.header("location"), location);
+        api.ask(&format!("DELETE {location}")).await.expect_refused(409, "BLOB_UPLOAD_INVALID");
         drop(sender);
     };
     let (kept, ()) = tokio::join!(first, second);
