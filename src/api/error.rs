@@ -29,6 +29,9 @@ pub enum ApiError {
     /// The path is not one of the API's.
     #[error("the API has no such path")]
     NoSuchEndpoint,
+    /// The request names no host, or several (RFC 9112 §3.2).
+    #[error("the request must have one Host header")]
+    HostUnclear,
     /// The endpoint does not know the method.
     #[error("the method is not allowed here")]
     MethodNotAllowed {
@@ -216,6 +219,7 @@ impl ApiError {
     pub fn status_and_code(&self) -> (StatusCode, ErrorCode) {
         match self {
             Self::NoSuchEndpoint => (StatusCode::NOT_FOUND, ErrorCode::Unsupported),
+            Self::HostUnclear => (StatusCode::BAD_REQUEST, ErrorCode::Unsupported),
             Self::MethodNotAllowed { .. } => (StatusCode::METHOD_NOT_ALLOWED, ErrorCode::Unsupported),
             Self::DeletionDisabled { .. } => (StatusCode::METHOD_NOT_ALLOWED, ErrorCode::Unsupported),
             Self::ReadOnly { .. } => (StatusCode::METHOD_NOT_ALLOWED, ErrorCode::Unsupported),

@@ -14,6 +14,7 @@ use std::time::Duration;
 use axum::body::Body as RouterBody;
 use axum::response::IntoResponse;
 use bytes::Bytes;
+use http::request::Parts;
 use http::uri::Scheme;
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Response, Version, header};
 use http_body::{Body, Frame, SizeHint};
@@ -139,9 +140,12 @@ pub(super) async fn answer(
     if let Some(route) = watched {
         record.particulars().has_route(route);
     }
-    let turn = match watched {
-        Some(_) => Ok(None),
-        None => turn(&shared, &connection, &head.method).await,
+    let turn = match (settle_host(&mut head), watched) {
+        (Err(error), _) => Err(error),
+        (Ok(()), Some(_)) => Ok(None),
+        (Ok(()), None) => turn(&shared, &connection, &head.method)
+            .await
+            .map_err(|TooMany| ApiError::TooManyRequests { retry_after: RETRY_AFTER }),
     };
     let (mut response, turn) = match turn {
         Ok(turn) => {
@@ -164,10 +168,10 @@ pub(super) async fn answer(
             log_failure(&response, &span);
             (response, turn)
         }
-        Err(TooMany) => {
+        Err(error) => {
             // Dropped unread: a client that waits for 100 is told this instead.
             drop(body);
-            (ApiError::TooManyRequests { retry_after: RETRY_AFTER }.into_response(), None)
+            (error.into_response(), None)
         }
     };
 
@@ -191,6 +195,22 @@ pub(super) async fn answer(
     patient_streams::handed_over();
     let pieces = (version == Version::HTTP_2).then(Bytes::new);
     Ok(response.map(|body| ResponseBody { body, pieces, record, _turn: turn, _under_way: under_way }))
+}
+
+/// Sees to it that there is one host at most that the client called: what its request's target names counts, whatever `Host` says
+/// (RFC 9112 §3.2.2, RFC 9113 §8.3.1).
+fn settle_host(head: &mut Parts) -> Result<(), ApiError> {
+    let hosts = head.headers.get_all(header::HOST).iter().count();
+    let needed = usize::from(head.version == Version::HTTP_11);
+    if hosts > 1 || hosts < needed {
+        return Err(ApiError::HostUnclear);
+    }
+    if let Some(authority) = head.uri.authority().filter(|_| hosts > 0)
+        && let Ok(host) = HeaderValue::from_str(authority.as_str())
+    {
+        head.headers.insert(header::HOST, host);
+    }
+    Ok(())
 }
 
 /// Waits until the request may be served; the permit, where one is needed, is for as long as it is.

@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use hyper::StatusCode;
+use serde_json::json;
 use storage::{Algorithm, Digest};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
@@ -59,6 +60,8 @@ async fn what_is_no_http_is_refused_and_the_next_client_served() {
         ("GET /v2/ HTTP/9.9\r\n\r\n".to_owned(), "400"),
         ("GET /v2/ x HTTP/1.1\r\n\r\n".to_owned(), "400"),
         ("G\u{0}T /v2/ HTTP/1.1\r\n\r\n".to_owned(), "400"),
+        ("GET /v2/ HTTP/1.1\r\nconnection: close\r\n\r\n".to_owned(), "400"),
+        (request("GET /v2/", &["host: other"]), "400"),
         (request("GET /v2/", &["no colon"]), "400"),
         (request("GET /v2/", &["nul: a\0b"]), "400"),
         (request("GET /v2/", &["bad name: x"]), "400"),
@@ -178,4 +181,15 @@ async fn answers_to_head_have_no_body_that_the_next_answer_would_follow() {
     let statuses: Vec<&str> = answer.split("HTTP/1.1 ").skip(1).map(|answer| &answer[..3]).collect();
     assert_eq!(statuses, ["404", "404", "404", "200", "200", "405", "200"], "{answer}");
     assert!(!answer.contains("errors"), "{answer}");
+}
+
+#[tokio::test]
+async fn the_host_in_the_target_counts_whatever_the_header_says() {
+    let registry = TestRegistry::with(json!({ "http": { "relativeurls": false } })).await;
+    let uploads = "/v2/team/app/blobs/uploads/";
+    let empty = &["content-length: 0"];
+    let begun = told(&registry, request(&format!("POST http://named:81{uploads}"), empty)).await;
+    assert!(begun.contains(&format!("\r\nlocation: http://named:81{uploads}")), "{begun}");
+    let begun = told(&registry, request(&format!("POST {uploads}"), empty)).await;
+    assert!(begun.contains(&format!("\r\nlocation: http://registry{uploads}")), "{begun}");
 }
