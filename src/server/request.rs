@@ -132,7 +132,7 @@ pub(super) async fn answer(
     let body = if has_body {
         let patience = Patience::new(shared.idle_body_timeout);
         let (unread, particulars) = (connection.unread.clone(), Arc::clone(record.particulars()));
-        RouterBody::new(RequestBody { incoming, patience, unread, particulars })
+        RouterBody::new(RequestBody { incoming, patience, unread, particulars, has_ended: false })
     } else {
         RouterBody::empty()
     };
@@ -270,6 +270,8 @@ struct RequestBody {
     patience: Patience,
     unread: UnreadBody,
     particulars: Arc<Particulars>,
+    /// Whether its end was read. Of one in chunks nothing else tells.
+    has_ended: bool,
 }
 
 impl Body for RequestBody {
@@ -280,13 +282,13 @@ impl Body for RequestBody {
         self: Pin<&mut Self>,
         context: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, io::Error>>> {
-        let Self { incoming, patience, unread, particulars } = self.get_mut();
+        let Self { incoming, patience, particulars, has_ended, .. } = self.get_mut();
         let frame =
             Pin::new(incoming).poll_frame(context).map(|frame| frame.transpose().map_err(io::Error::other));
         let frame = ready!(patience.poll(context, frame));
         match &frame {
             Ok(Some(frame)) => particulars.received(frame.data_ref().map_or(0, Bytes::len)),
-            Ok(None) => unread.set(false),
+            Ok(None) => *has_ended = true,
             Err(_) => {}
         }
         Poll::Ready(frame.transpose())
@@ -303,7 +305,7 @@ impl Body for RequestBody {
 
 impl Drop for RequestBody {
     fn drop(&mut self) {
-        self.unread.set(!self.incoming.is_end_stream());
+        self.unread.set(!self.has_ended && !self.incoming.is_end_stream());
     }
 }
 

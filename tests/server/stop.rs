@@ -60,3 +60,16 @@ async fn what_does_not_finish_in_time_is_cut() {
     let _ = busy.read_to_end(&mut rest).await;
     assert!(rest.is_empty(), "no half an answer is sent");
 }
+
+#[tokio::test]
+async fn a_client_whose_body_in_chunks_was_read_is_not_waited_for() {
+    let (gate, entered) = (Arc::new(Semaphore::new(0)), Arc::new(Semaphore::new(0)));
+    let server = Running::start(on_any_port(None), routes(&gate, &entered)).await;
+    let mut client = server.connect().await;
+    let chunked = "POST /upload HTTP/1.1\r\nhost: x\r\nconnection: close\r\ntransfer-encoding: chunked\r\n\r\n\
+                   3\r\nall\r\n0\r\n\r\n";
+    assert!(ask(&mut client, chunked).await.ends_with("all"));
+    server.stop.send(()).unwrap();
+    // For one who may still be sending it would be five seconds.
+    tokio::time::timeout(Duration::from_secs(3), server.done).await.expect("it is gone").unwrap();
+}
