@@ -252,6 +252,14 @@ impl Api {
     }
 }
 
+/// Has a router answer as the API does where it has no such path or method.
+pub fn with_errors(router: Router) -> Router {
+    let allow = "GET, HEAD"; // Beside the API there is nothing that takes anything.
+    router.fallback(|| async { ApiError::NoSuchEndpoint.into_response() }).method_not_allowed_fallback(
+        move || async move { ApiError::MethodNotAllowed { allow: allow.to_owned() }.into_response() },
+    )
+}
+
 /// Every request below `/v2`.
 async fn answer(State(api): State<Api>, request: Request) -> Response {
     let (parts, body) = request.into_parts();

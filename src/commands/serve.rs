@@ -21,7 +21,7 @@ use crate::access::Gate;
 use crate::api::location::Urls;
 use crate::api::page::PageSizes;
 use crate::api::uploads::state::StateKey;
-use crate::api::{Api, ApiOptions};
+use crate::api::{Api, ApiOptions, with_errors};
 use crate::audit::AuditLog;
 use crate::config::{self, Auth, Config, Http, Mode, PurgeAction, Purging};
 use crate::health::Readiness;
@@ -91,7 +91,7 @@ pub async fn serve(config: Config) -> anyhow::Result<()> {
             let router = watched(&path).merge(readiness.debug_router());
             let listeners = vec![config::Listener { address, tls: None }];
             let http = Http { listeners, metrics: path, ..Http::default() };
-            Some((Server::bind(&http, metrics, workers.clone()).await?, router))
+            Some((Server::bind(&http, metrics, workers.clone()).await?, with_errors(router)))
         }
         config::Management { address: None, .. } => None,
     };
@@ -134,7 +134,7 @@ pub async fn serve(config: Config) -> anyhow::Result<()> {
             _ = interrupt.recv() => {}
         }
     };
-    server.serve(router, told_to_stop).await;
+    server.serve(with_errors(router), told_to_stop).await;
     let unfinished = api.finish_mutations(LAST_CHANGES).await;
     if unfinished > 0 {
         tracing::error!(

@@ -193,3 +193,28 @@ async fn the_host_in_the_target_counts_whatever_the_header_says() {
     let begun = told(&registry, request(&format!("POST {uploads}"), empty)).await;
     assert!(begun.contains(&format!("\r\nlocation: http://registry{uploads}")), "{begun}");
 }
+
+#[tokio::test]
+async fn whatever_is_not_there_is_told_in_json() {
+    let registry = TestRegistry::start().await;
+    for (line, status) in [
+        ("GET /", 200),
+        ("GET /v1/search", 404),
+        ("GET /favicon.ico", 404),
+        ("BREW /v1/search", 404),
+        ("POST /healthz", 405),
+        ("DELETE /", 405),
+    ] {
+        let answer = told(&registry, request(line, &["content-length: 0"])).await;
+        assert!(answer.starts_with(&format!("HTTP/1.1 {status} ")), "{line}: {answer}");
+        let is_json = answer.contains("\r\ncontent-type: application/json\r\n");
+        assert_eq!(
+            is_json && answer.contains("{\"errors\":[{\"code\":\"UNSUPPORTED\""),
+            status != 200,
+            "{answer}"
+        );
+        assert_eq!(answer.contains("\r\nallow: GET, HEAD\r\n"), status == 405, "{answer}");
+    }
+    let head = told(&registry, request("HEAD /v1/search", &[])).await;
+    assert!(head.starts_with("HTTP/1.1 404 ") && head.ends_with("\r\n\r\n"), "{head}");
+}
