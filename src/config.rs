@@ -158,7 +158,7 @@ pub struct Http {
     pub http2: bool,
     /// Whether HTTP/2 is understood without TLS.
     pub h2c: bool,
-    /// What replicas sign the state of uploads with. Without one, each start makes its own.
+    /// What replicas sign the state with that the URLs of uploads carry. Without one they carry none.
     pub secret: Option<Secret>,
     /// How `Location` is written.
     pub locations: Locations,

@@ -137,7 +137,7 @@ impl Http {
         let secret = http.secret(
             "secret",
             "secretfile",
-            "What replicas sign the state of uploads with; without one each start makes its own.",
+            "What replicas sign the state with that the URLs of uploads carry, as those of distribution do; without one they carry none. Uploads that began before it changed begin again.",
         );
         let headers =
             http.table::<HeaderName, HeaderValue>("headers", "Headers that every response carries.");

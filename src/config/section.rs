@@ -277,8 +277,10 @@ impl<'n> Section<'n, '_> {
             self.hold(name, "[hidden]".to_owned(), node.origin.clone());
             Some(Secret::new(secret))
         });
-        let kept: Option<PathBuf> =
-            self.optional(file, "The file that holds it, instead of writing it here.");
+        let kept: Option<PathBuf> = self.optional(
+            file,
+            "The file that holds it, instead of writing it here. It is read when the server starts.",
+        );
         match kept {
             None => written,
             Some(_) if written.is_some() => {
