@@ -366,8 +366,6 @@ pub struct Storage {
     pub mode: Mode,
     /// Whether clients may delete.
     pub deletion: Deletion,
-    /// Whether a pull may be sent to the store itself.
-    pub redirects: Redirects,
     /// What becomes of uploads that nobody finishes.
     pub purging: Purging,
     /// What is remembered.
@@ -433,16 +431,6 @@ pub enum Deletion {
     Allowed,
     /// They are answered with 405 and `UNSUPPORTED`.
     Refused,
-}
-
-/// Whether a pull may be sent to the store itself, where the store can sign for it.
-#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
-pub enum Redirects {
-    /// It is.
-    #[default]
-    WherePossible,
-    /// All bytes go through the registry.
-    Never,
 }
 
 /// What becomes of uploads that nobody finishes.

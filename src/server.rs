@@ -9,6 +9,7 @@ mod file_body;
 mod limits;
 mod listener;
 mod page_cache;
+mod patience;
 mod patient_streams;
 mod proxies;
 mod record;

@@ -16,7 +16,7 @@ use super::value::{Choice, NonZeroSize, Size, Suite, UrlPath};
 use super::{
     Address, Audit, Auth, Backend, Caches, Catalog, Challenge, ClientCertificates, Cluster,
     ClusterPermission, Concurrency, Config, Deletion, ForeignUrls, Health, Http, Issuer, Keys, Limits,
-    Listener, Locations, Log, Login, Management, Mode, Permission, PurgeAction, Purging, Redirects, Storage,
+    Listener, Locations, Log, Login, Management, Mode, Permission, PurgeAction, Purging, Storage,
     StorageCheck, Sync, Tags, Tls, TlsVersion, Uploads, Validation, Volume,
 };
 
@@ -435,12 +435,11 @@ impl Storage {
                 "Whether clients may delete. Without any configuration file the default is true.",
             )
         });
-        let never = storage.section("redirect", |redirect| {
-            redirect.get(
+        storage.section("redirect", |redirect| {
+            redirect.optional::<bool>(
                 "disable",
-                defaults.redirects == Redirects::Never,
-                "Whether pulls are never sent to the store itself. A folder cannot be sent to.",
-            )
+                "Whether pulls are never sent to the store itself. They never are, whatever this says: a folder cannot be sent to.",
+            );
         });
         let (purging, read_only) = storage.section("maintenance", |maintenance| {
             let purging =
@@ -465,7 +464,6 @@ impl Storage {
             backend: if in_memory { Backend::Memory } else { Backend::Volume(volume) },
             mode: if read_only { Mode::ReadOnly } else { Mode::ReadWrite },
             deletion: if deletion { Deletion::Allowed } else { Deletion::Refused },
-            redirects: if never { Redirects::Never } else { Redirects::WherePossible },
             purging,
             caches,
             uploads: defaults.uploads,

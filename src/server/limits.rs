@@ -1,54 +1,16 @@
-//! What one client, or all of them, may use up: connections, requests under way, and time in which nothing moves.
+//! How much all clients together may use up: connections, and requests under way.
 
-use std::io;
 use std::num::NonZeroUsize;
-use std::pin::Pin;
 use std::sync::Arc;
-use std::task::{Context, Poll};
 use std::time::Duration;
 
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
-use tokio::time::{Instant, Sleep};
 
 use crate::config::Concurrency;
 
 /// Connections above the limit that are accepted all the same, so that whoever asks for health is answered, and the
 /// others learn why they are not.
 const SPARE_CONNECTIONS: usize = 32;
-
-/// Waits as long as it is told for something to move, and no longer.
-#[derive(Debug)]
-pub(super) struct Patience {
-    limit: Duration,
-    /// Made when something first has to be waited for.
-    timer: Option<Pin<Box<Sleep>>>,
-    waiting: bool,
-}
-
-impl Patience {
-    pub(super) fn new(limit: Duration) -> Self {
-        Self { limit, timer: None, waiting: false }
-    }
-
-    /// Passes on what was polled. When it has been pending for the whole limit, without a single time of being
-    /// ready, that is [`io::ErrorKind::TimedOut`].
-    pub(super) fn poll<T>(
-        &mut self,
-        context: &mut Context<'_>,
-        polled: Poll<io::Result<T>>,
-    ) -> Poll<io::Result<T>> {
-        if polled.is_ready() {
-            self.waiting = false;
-            return polled;
-        }
-        let timer = self.timer.get_or_insert_with(|| Box::pin(tokio::time::sleep(self.limit)));
-        if !self.waiting {
-            self.waiting = true;
-            timer.as_mut().reset(Instant::now() + self.limit);
-        }
-        timer.as_mut().poll(context).map(|()| Err(io::ErrorKind::TimedOut.into()))
-    }
-}
 
 /// How many connections may be open at once.
 #[derive(Debug)]

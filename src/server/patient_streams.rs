@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use hyper::rt::Executor;
 
-use super::limits::Patience;
+use super::patience::Patience;
 
 tokio::task_local! {
     /// Whose turn it is in the stream that is being polled.

@@ -26,7 +26,8 @@ use tower::ServiceExt;
 use tracing::field::Empty;
 use tracing::{Instrument, Span};
 
-use super::limits::{Patience, TooMany};
+use super::limits::TooMany;
+use super::patience::Patience;
 use super::record::{Particulars, Record};
 use super::sendfile::SendfileQueue;
 use super::socket::UnreadBody;

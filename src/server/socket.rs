@@ -13,7 +13,7 @@ use bytes::{Buf, Bytes};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, Interest, ReadBuf};
 use tokio::net::{TcpStream, UnixStream};
 
-use super::limits::Patience;
+use super::patience::Patience;
 
 /// How long a closed connection waits for a client that sends nothing more but does not close its side.
 const LINGER_IDLE: Duration = Duration::from_secs(5);
