@@ -218,12 +218,4 @@ impl BackendError {
     pub fn of(operation: &'static str, place: impl fmt::Display, fault: Fault) -> Self {
         Self { operation, place: place.to_string(), fault, source: None }
     }
-
-    /// Whether the same call may succeed later without anybody changing it.
-    pub fn is_transient(&self) -> bool {
-        match self.fault {
-            Fault::Full | Fault::Busy | Fault::Unavailable => true,
-            Fault::Denied | Fault::TooLarge => false,
-        }
-    }
 }

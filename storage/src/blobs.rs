@@ -9,8 +9,6 @@ use crate::registry::{AnyRepository, Deleter, Reader, Writer};
 /// A blob that a repository holds, opened for reading.
 #[derive(Clone, Debug)]
 pub struct Blob {
-    /// The digest it was asked for by.
-    pub digest: Digest,
     /// Its size in bytes.
     pub size: u64,
     /// Its bytes, or the way to them.
@@ -22,7 +20,7 @@ impl Reader {
     pub async fn blob(&self, digest: &Digest) -> Result<Option<Blob>, BackendError> {
         let Some(stored) = self.remembered_layer(digest).await? else { return Ok(None) };
         let object = self.backend().open(&layout::blob(&stored)).await?;
-        Ok(object.map(|object| Blob { digest: *digest, size: object.size, content: object.content }))
+        Ok(object.map(|object| Blob { size: object.size, content: object.content }))
     }
 
     /// The size in bytes of a blob of this repository, looked up in the store each time: clients skip an upload on this answer.
