@@ -36,6 +36,7 @@ use tracing::Instrument;
 use self::endpoint::{Endpoint, PathError, Right};
 use self::error::ApiError;
 use self::location::{Base, Urls};
+use self::manifests::Precondition;
 use self::page::PageSizes;
 use self::uploads::state::StateKey;
 use crate::access::Gate;
@@ -224,15 +225,23 @@ impl Api {
             }
             (Endpoint::Manifest { repository, reference }, "PUT") => {
                 let access = gate.push(asker, repository).await?;
-                manifests::put_manifest(self, access, reference, request, body).await
+                let precondition = Precondition::of(gate, asker, access.repository(), &reference).await?;
+                manifests::put_manifest(self, access, precondition, reference, request, body).await
             }
-            (Endpoint::Manifest { repository, reference: Reference::Tag(tag) }, _) => {
-                let access = gate.delete_tag(asker, repository, &tag).await?;
-                self.mutate(manifests::delete_tag(access, tag)).await
-            }
-            (Endpoint::Manifest { repository, reference: Reference::Digest(digest) }, _) => {
-                let access = gate.delete(asker, repository).await?;
-                self.mutate(manifests::delete_manifest(access, digest)).await
+            (Endpoint::Manifest { repository, reference }, _) => {
+                let access = match &reference {
+                    Reference::Tag(tag) => gate.delete_tag(asker, repository, tag).await?,
+                    Reference::Digest(_) => gate.delete(asker, repository).await?,
+                };
+                let precondition = Precondition::of(gate, asker, access.repository(), &reference).await?;
+                match reference {
+                    Reference::Tag(tag) => {
+                        self.mutate(manifests::delete_tag(access, precondition, tag)).await
+                    }
+                    Reference::Digest(digest) => {
+                        self.mutate(manifests::delete_manifest(access, precondition, digest)).await
+                    }
+                }
             }
 
             (Endpoint::Uploads { repository }, _) => {

@@ -1,4 +1,5 @@
-//! The headers that make a pull depend on what the client already has: `If-None-Match`, `If-Range` and `Range`.
+//! The headers that make a pull depend on what the client already has, `If-None-Match`, `If-Range` and `Range`, and a change on what
+//! is there: `If-Match` and `If-None-Match`.
 //!
 //! The entity tag of everything that is pulled is its digest in quotes; there is no modification date.
 
@@ -9,9 +10,10 @@ use storage::Digest;
 
 use crate::api::blobs::range::Selection;
 
-/// What one request asks about the content it pulls.
+/// What one request asks about the content it pulls or changes.
 #[derive(Clone, Debug, Default)]
 pub struct Conditions {
+    if_match: Vec<HeaderValue>,
     if_none_match: Vec<HeaderValue>,
     if_range: Option<HeaderValue>,
     range: Option<HeaderValue>,
@@ -20,8 +22,10 @@ pub struct Conditions {
 impl Conditions {
     /// Takes the conditions out of a request's headers.
     pub fn of(headers: &HeaderMap) -> Self {
+        let all = |name| headers.get_all(name).iter().cloned().collect();
         Self {
-            if_none_match: headers.get_all(header::IF_NONE_MATCH).iter().cloned().collect(),
+            if_match: all(header::IF_MATCH),
+            if_none_match: all(header::IF_NONE_MATCH),
             if_range: headers.get(header::IF_RANGE).cloned(),
             range: headers.get(header::RANGE).cloned(),
         }
@@ -30,7 +34,22 @@ impl Conditions {
     /// Whether the client has the content already, so that 304 is the answer (RFC 9110 §13.1.2).
     pub fn not_modified(&self, digest: &Digest) -> bool {
         let mut tags = self.if_none_match.iter().flat_map(EntityTag::list);
-        tags.any(|tag| tag.opaque == "*" && !tag.quoted || tag.is(digest))
+        tags.any(|tag| tag.is_any() || tag.is(digest))
+    }
+
+    /// Whether a change depends on what is there.
+    pub fn are_on_change(&self) -> bool {
+        !self.if_match.is_empty() || !self.if_none_match.is_empty()
+    }
+
+    /// Whether a change may be made while the content is `current`, or there is none; otherwise 412 is the answer (RFC 9110 §13.1.1,
+    /// §13.1.2).
+    pub fn allow_change(&self, current: Option<&Digest>) -> bool {
+        let Some(current) = current else { return self.if_match.is_empty() };
+        let mut tags = self.if_match.iter().flat_map(EntityTag::list);
+        let matches =
+            self.if_match.is_empty() || tags.any(|tag| tag.is_any() || tag.is(current) && !tag.weak);
+        matches && !self.not_modified(current)
     }
 
     /// Which bytes of the content to send to a `GET`. `If-Range` holds only if it is this very digest: a weak tag or a
@@ -69,6 +88,10 @@ impl<'a> EntityTag<'a> {
             rest = behind;
             (quoted || !opaque.is_empty()).then_some(Self { weak, quoted, opaque })
         })
+    }
+
+    fn is_any(&self) -> bool {
+        self.opaque == "*" && !self.quoted
     }
 
     fn is(&self, digest: &Digest) -> bool {
@@ -173,13 +196,41 @@ mod tests {
         }
     }
 
+    #[test]
+    fn a_change_depends_on_what_is_there() {
+        let (digest, other) = (digest(), other());
+        let quoted = |digest: &Digest| format!("\"{digest}\"");
+        let (this, that) = (quoted(&digest), quoted(&other));
+        for (name, value, over_this, over_nothing) in [
+            (header::IF_MATCH, "*", true, false),
+            (header::IF_MATCH, &this, true, false),
+            (header::IF_MATCH, &format!("{that}, {this}"), true, false),
+            (header::IF_MATCH, &digest.to_string(), true, false),
+            (header::IF_MATCH, &format!("W/{this}"), false, false),
+            (header::IF_MATCH, &that, false, false),
+            (header::IF_MATCH, "", false, false),
+            (header::IF_NONE_MATCH, "*", false, true),
+            (header::IF_NONE_MATCH, &this, false, true),
+            (header::IF_NONE_MATCH, &that, true, true),
+        ] {
+            let conditions = conditions(&[(name.clone(), value)]);
+            assert!(conditions.are_on_change());
+            assert_eq!(conditions.allow_change(Some(&digest)), over_this, "{name}: {value}");
+            assert_eq!(conditions.allow_change(None), over_nothing, "{name}: {value}");
+        }
+        assert!(!conditions(&[]).are_on_change());
+        assert!(conditions(&[]).allow_change(Some(&digest)) && conditions(&[]).allow_change(None));
+    }
+
     proptest! {
         #[test]
         fn no_header_makes_it_panic(bytes in prop::collection::vec(any::<u8>(), 0..80)) {
             let Ok(value) = HeaderValue::from_bytes(&bytes) else { return Ok(()) };
-            let headers = [header::IF_NONE_MATCH, header::IF_RANGE, header::RANGE].map(|name| (name, value.clone()));
+            let names = [header::IF_MATCH, header::IF_NONE_MATCH, header::IF_RANGE, header::RANGE];
+            let headers = names.map(|name| (name, value.clone()));
             let conditions = Conditions::of(&headers.into_iter().collect());
             conditions.not_modified(&digest());
+            conditions.allow_change(Some(&digest()));
             conditions.select(&digest(), 10);
         }
     }

@@ -133,6 +133,10 @@ pub enum ApiError {
         most: usize,
     },
 
+    /// What a change depends on by `If-Match` or `If-None-Match` is not so.
+    #[error("the manifest that is there is not what the request depends on")]
+    PreconditionFailed,
+
     /// The caller has to log in, or the credentials are wrong.
     #[error("authentication is required")]
     Unauthorized {
@@ -249,6 +253,8 @@ impl ApiError {
             Self::ManifestInvalid(_) => (StatusCode::BAD_REQUEST, ErrorCode::ManifestInvalid),
             Self::TagInvalid(_) => (StatusCode::BAD_REQUEST, ErrorCode::TagInvalid),
             Self::TooManyTags { .. } => (StatusCode::URI_TOO_LONG, ErrorCode::SizeInvalid),
+
+            Self::PreconditionFailed => (StatusCode::PRECONDITION_FAILED, ErrorCode::Unknown),
 
             Self::Unauthorized { .. } => (StatusCode::UNAUTHORIZED, ErrorCode::Unauthorized),
             Self::Denied { .. } => (StatusCode::FORBIDDEN, ErrorCode::Denied),

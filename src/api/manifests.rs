@@ -9,21 +9,51 @@ use axum::response::{IntoResponse, Response};
 use bytes::Bytes;
 use http_body::Body as _;
 use http_body_util::{BodyExt, LengthLimitError, Limited};
-use storage::{Algorithm, Digest, Manifest, ManifestError, PutManifestError, Reference, Tag};
+use storage::{
+    Algorithm, Digest, Manifest, ManifestError, PutManifestError, Reference, RepositoryName, StoredManifest,
+    Tag,
+};
 
-use crate::access::{DeleteAccess, PullAccess, PushAccess};
+use crate::access::{DeleteAccess, Gate, PullAccess, PushAccess};
 use crate::api::conditions::Conditions;
 use crate::api::endpoint::Endpoint;
 use crate::api::error::ApiError;
 use crate::api::query::Query;
 use crate::api::{Api, created, digest_value, names_of};
-use crate::audit::{Act, Deed};
+use crate::audit::{Act, Asker, Deed};
 
 /// How many tags one push may set.
 const MOST_TAGS: usize = 100;
 
 const OCI_SUBJECT: HeaderName = HeaderName::from_static("oci-subject");
 const OCI_TAG: HeaderName = HeaderName::from_static("oci-tag");
+
+/// What must be so for a manifest to be put or deleted, if anything must. It is looked at just before: of two who depend on the same and
+/// come at the same moment, both may succeed.
+pub(super) struct Precondition(Option<(PullAccess, Reference, Conditions)>);
+
+impl Precondition {
+    /// Takes it out of a request; whoever depends on what is there must be allowed to see it.
+    pub(super) async fn of(
+        gate: &Gate,
+        asker: Asker<'_>,
+        repository: &RepositoryName,
+        reference: &Reference,
+    ) -> Result<Self, ApiError> {
+        let conditions = Conditions::of(&asker.request.headers);
+        if !conditions.are_on_change() {
+            return Ok(Self(None));
+        }
+        let access = gate.pull(asker, repository.clone()).await?;
+        Ok(Self(Some((access, reference.clone(), conditions))))
+    }
+
+    async fn check(&self) -> Result<(), ApiError> {
+        let Some((access, reference, conditions)) = &self.0 else { return Ok(()) };
+        let current = access.manifest(reference).await?.map(|manifest| name_of(reference, &manifest));
+        if conditions.allow_change(current.as_ref()) { Ok(()) } else { Err(ApiError::PreconditionFailed) }
+    }
+}
 
 /// `GET` and `HEAD /v2/<name>/manifests/<reference>`: a manifest, whatever `Accept` says: a client that asked for something else
 /// can tell from the type, and nothing better could be sent.
@@ -36,11 +66,7 @@ pub(super) async fn pull_manifest(
         let repository = access.repository().clone();
         return Err(ApiError::ManifestUnknown { repository, reference: reference.to_string() });
     };
-    // What was asked for by a digest is called by that digest, even where the store knows it by another one.
-    let digest = match reference {
-        Reference::Digest(digest) => digest,
-        Reference::Tag(_) => manifest.digest,
-    };
+    let digest = name_of(&reference, &manifest);
     let names = names_of(&digest);
     if Conditions::of(&request.headers).not_modified(&digest) {
         return Ok((StatusCode::NOT_MODIFIED, names).into_response());
@@ -52,10 +78,19 @@ pub(super) async fn pull_manifest(
     Ok((headers, names, Body::from(manifest.bytes.clone())).into_response())
 }
 
+/// What was asked for by a digest is called by that digest, even where the store knows it by another one.
+fn name_of(reference: &Reference, manifest: &StoredManifest) -> Digest {
+    match reference {
+        Reference::Digest(digest) => *digest,
+        Reference::Tag(_) => manifest.digest,
+    }
+}
+
 /// `PUT /v2/<name>/manifests/<reference>`, by a digest with several `?tag=` if wanted.
 pub(super) async fn put_manifest(
     api: &Api,
     access: PushAccess,
+    precondition: Precondition,
     reference: Reference,
     request: Parts,
     body: Body,
@@ -87,6 +122,7 @@ pub(super) async fn put_manifest(
             let (manifest, digest, bytes) = parse(kind, bytes, claimed).await?;
             let size_bytes = bytes.len() as u64;
             check_urls(&api, &manifest)?;
+            precondition.check().await?;
             access
                 .put_manifest(&manifest, bytes, &digest, &tags, api.0.options.missing_references.clone())
                 .await
@@ -120,14 +156,24 @@ pub(super) async fn put_manifest(
 }
 
 /// `DELETE /v2/<name>/manifests/<digest>`: removes a manifest, and the tags that point at it.
-pub(super) async fn delete_manifest(access: DeleteAccess, digest: Digest) -> Result<Response, ApiError> {
+pub(super) async fn delete_manifest(
+    access: DeleteAccess,
+    precondition: Precondition,
+    digest: Digest,
+) -> Result<Response, ApiError> {
+    precondition.check().await?;
     let existed = access.delete_manifest(&digest).await?;
     let deed = Deed { digest: Some(&digest), ..Deed::default() };
     deleted(&access, existed, &digest.to_string(), deed).await
 }
 
 /// `DELETE /v2/<name>/manifests/<tag>`: removes a tag, and nothing else.
-pub(super) async fn delete_tag(access: DeleteAccess, tag: Tag) -> Result<Response, ApiError> {
+pub(super) async fn delete_tag(
+    access: DeleteAccess,
+    precondition: Precondition,
+    tag: Tag,
+) -> Result<Response, ApiError> {
+    precondition.check().await?;
     let existed = access.delete_tag(&tag).await?;
     let deed = Deed { tags: slice::from_ref(&tag), ..Deed::default() };
     deleted(&access, existed, tag.as_str(), deed).await

@@ -196,3 +196,29 @@ async fn whoever_pulls_a_moving_tag_gets_one_whole_manifest() {
     };
     tokio::join!(pusher, puller);
 }
+
+#[tokio::test]
+async fn a_change_may_depend_on_what_is_there() {
+    let api = start();
+    let first = api.push_noted("team/app", "v1", "first").await;
+    let (first, other) = (format!("\"{first}\""), "\"something else\"");
+    let second = noted("second").to_string();
+    for question in ["PUT /v2/team/app/manifests/v1", "DELETE /v2/team/app/manifests/v1"] {
+        for condition in [("if-none-match", "*"), ("if-none-match", &first), ("if-match", other)] {
+            let refused = api.send(question, &[TYPED, condition], second.clone()).await;
+            refused.expect_refused(412, "UNKNOWN");
+        }
+    }
+    let absent = api.send("PUT /v2/team/app/manifests/v2", &[TYPED, ("if-match", "*")], second.clone()).await;
+    absent.expect_refused(412, "UNKNOWN");
+    assert_eq!(api.ask("GET /v2/team/app/tags/list").await.json()["tags"], json!(["v1"]));
+
+    let new =
+        api.send("PUT /v2/team/app/manifests/v2", &[TYPED, ("if-none-match", "*")], second.clone()).await;
+    let second_digest = new.expect(201).header("docker-content-digest").to_owned();
+    api.send("PUT /v2/team/app/manifests/v1", &[TYPED, ("if-match", &first)], second).await.expect(201);
+    let of_before = format!("DELETE /v2/team/app/manifests/{second_digest}");
+    api.ask_with(&of_before, &[("if-match", &first)]).await.expect_refused(412, "UNKNOWN");
+    api.ask_with(&of_before, &[("if-match", &format!("\"{second_digest}\""))]).await.expect(202);
+    api.ask("GET /v2/team/app/manifests/v1").await.expect(404);
+}
