@@ -84,6 +84,9 @@ pub async fn serve(config: Config) -> anyhow::Result<()> {
     if let Some(login) = &login {
         router = router.merge(login.router(&config.http.prefix));
     }
+    // Before anybody can know that it runs, and so want it to stop.
+    let mut terminate = signal(SignalKind::terminate())?;
+    let mut interrupt = signal(SignalKind::interrupt())?;
     let workers = Workers::start().context("the threads that serve connections cannot be started")?;
     let server = Server::bind(&config.http, metrics.clone(), workers.clone()).await?;
     let management = match config.http.management.clone() {
@@ -118,8 +121,6 @@ pub async fn serve(config: Config) -> anyhow::Result<()> {
     if io::stderr().is_terminal() {
         greet(&server, &config)?;
     }
-    let mut terminate = signal(SignalKind::terminate())?;
-    let mut interrupt = signal(SignalKind::interrupt())?;
     let told_to_stop = async move {
         let (name, delay) = tokio::select! {
             _ = terminate.recv() => ("SIGTERM", config.http.drain_delay),
