@@ -14,5 +14,6 @@ mod permission;
 mod proxies;
 mod ranges;
 mod restarts;
+mod terminal;
 mod traces;
 mod uploads;

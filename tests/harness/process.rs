@@ -116,6 +116,12 @@ impl Process {
         self.end(Signal::INT).await;
     }
 
+    /// Returns once the program has ended, well.
+    pub(crate) async fn ended(mut self) {
+        let status = self.status().await;
+        assert!(status.success(), "the program stopped with {status}");
+    }
+
     fn send(&self, signal: Signal) {
         let child = self.child.as_ref().expect("a program is stopped once");
         kill_process(Pid::from_child(child), signal).expect("the program runs");
@@ -123,6 +129,10 @@ impl Process {
 
     async fn end(mut self, signal: Signal) -> ExitStatus {
         self.send(signal);
+        self.status().await
+    }
+
+    async fn status(&mut self) -> ExitStatus {
         let mut child = self.child.take().expect("a program is stopped once");
         let wait = tokio::task::spawn_blocking(move || child.wait());
         timeout(PATIENCE, wait).await.expect("the program stops").unwrap().unwrap()

@@ -101,6 +101,12 @@ impl TestRegistry {
         Self::of(self.program.clone(), self.settings.clone(), Arc::clone(&self.folder)).await
     }
 
+    /// Starts the server again once it has stopped, as it was asked to.
+    pub(crate) async fn start_again(self) -> Self {
+        self.server.ended().await;
+        Self::of(self.program, self.settings, self.folder).await
+    }
+
     /// Asks the server to stop, and starts it again once it has.
     pub(crate) async fn stop_and_start(self) -> Self {
         self.server.stop().await;

@@ -1,8 +1,13 @@
 //! Servers that stop, are killed, and are several.
 
 use hyper::StatusCode;
+use serde_json::json;
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::TcpStream,
+};
 
-use crate::harness::{Image, Layer, MIB, TestRegistry};
+use crate::harness::{Image, Layer, MIB, TestRegistry, until, user::Upload};
 
 #[tokio::test]
 async fn what_was_pushed_is_there_after_a_power_cut() {
@@ -50,4 +55,64 @@ async fn two_servers_on_one_folder_are_one_registry() {
     let manifest = format!("/v2/team/app/manifests/{}", image.digest());
     first.user("alice").delete(&manifest).await.expect(StatusCode::ACCEPTED);
     second.user("bob").head(&manifest).await.expect(StatusCode::NOT_FOUND);
+}
+
+/// Announces all of `layer` to an upload, and sends the first `size` bytes of it.
+async fn begin_to_send(registry: &TestRegistry, upload: &Upload, layer: &Layer, size: usize) -> TcpStream {
+    let mut connection = TcpStream::connect(registry.host()).await.unwrap();
+    let words = format!(
+        "PATCH {} HTTP/1.1\r\nhost: registry\r\ncontent-length: {}\r\n\r\n",
+        upload.location(),
+        layer.bytes().len()
+    );
+    connection.write_all(words.as_bytes()).await.unwrap();
+    connection.write_all(&layer.first(size)).await.unwrap();
+    let received =
+        "wharf_http_received_bytes_total{route=\"/v2/{name}/blobs/uploads/{uuid}\",method=\"PATCH\"} ";
+    let received = format!("{received}{size}\n");
+    until(async || {
+        let metrics = registry.user("alice").get("/metrics").await.expect(StatusCode::OK).body;
+        String::from_utf8_lossy(&metrics).contains(&received)
+    })
+    .await;
+    connection
+}
+
+async fn stopping_soon(drain_timeout: &str) -> TestRegistry {
+    let metrics = json!({ "prometheus": { "enabled": true } });
+    TestRegistry::with(json!({ "http": { "draintimeout": drain_timeout, "debug": metrics } })).await
+}
+
+#[tokio::test]
+async fn a_server_that_is_stopped_finishes_an_upload_that_is_under_way() {
+    let registry = stopping_soon("60s").await;
+    let layer = Layer::random(2 * MIB);
+    let upload = registry.user("alice").begin_upload("team/app").await;
+    let mut sending = begin_to_send(&registry, &upload, &layer, MIB).await;
+    registry.ask_to_stop();
+    registry.line_with("stopping").await;
+    sending.write_all(&layer.from(MIB)).await.unwrap();
+    let mut answer = String::new();
+    sending.read_to_string(&mut answer).await.unwrap();
+    assert!(answer.starts_with("HTTP/1.1 202 "), "{answer}");
+
+    let registry = registry.start_again().await;
+    let alice = registry.user("alice");
+    assert_eq!(alice.upload_end(&upload).await, 2 * MIB);
+    alice.finish(&upload, layer.digest()).await.expect(StatusCode::CREATED);
+    assert_eq!(alice.pull("team/app", layer.digest()).await, layer);
+}
+
+#[tokio::test]
+async fn what_a_stopped_server_has_got_of_an_upload_is_carried_on_from() {
+    let registry = stopping_soon("200ms").await;
+    let layer = Layer::random(3 * MIB);
+    let upload = registry.user("alice").begin_upload("team/app").await;
+    let _sending = begin_to_send(&registry, &upload, &layer, MIB).await;
+    let registry = registry.stop_and_start().await;
+    let alice = registry.user("alice");
+    assert_eq!(alice.upload_end(&upload).await, MIB, "all that came before it stopped");
+    alice.send(&upload, layer.from(MIB)).await;
+    alice.finish(&upload, layer.digest()).await.expect(StatusCode::CREATED);
+    assert_eq!(alice.pull("team/app", layer.digest()).await, layer);
 }
