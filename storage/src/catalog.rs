@@ -54,29 +54,27 @@ pub(crate) struct Walk<'a> {
 
 #[derive(Eq, Ord, PartialEq, PartialOrd)]
 enum Step {
-    /// Visit the folder of this name.
-    Visit,
-    /// List the children of the folder whose name with a slash this is (empty: the root), from the beginning, or after a child.
-    List { parent: String, after: Option<String> },
+    /// Visit the folder of this name. It is one, and so a folder that cannot lead out of ours, whatever the client sent.
+    Visit(RepositoryName),
+    /// List the children of this folder (of the root, if none), from the beginning, or after a child.
+    List { parent: Option<RepositoryName>, after: Option<String> },
 }
 
 impl<'a> Walk<'a> {
     /// A walk that begins strictly after the name `after`.
     pub(crate) fn new(backend: &'a dyn Backend, after: Option<&str>) -> Self {
         let mut walk = Self { backend, after: after.map(str::to_owned), waiting: BinaryHeap::new() };
-        walk.list_later(String::new());
+        walk.list_later(None);
         walk
     }
 
     /// The next name.
     pub(crate) async fn next(&mut self) -> Result<Option<RepositoryName>, BackendError> {
-        while let Some(Reverse((name, step))) = self.waiting.pop() {
+        while let Some(Reverse((_, step))) = self.waiting.pop() {
             match step {
-                Step::Visit => {
-                    self.list_later(format!("{name}/"));
-                    if self.after.as_ref().is_none_or(|after| name > *after)
-                        && let Ok(name) = name.parse()
-                    {
+                Step::Visit(name) => {
+                    self.list_later(Some(name.clone()));
+                    if self.after.as_ref().is_none_or(|after| name.as_str() > after.as_str()) {
                         return Ok(Some(name));
                     }
                 }
@@ -86,10 +84,18 @@ impl<'a> Walk<'a> {
         Ok(None)
     }
 
+    /// Plans to visit a folder, if it may be a repository or hold some: each folder on the way to one has a name as good.
+    fn visit_later(&mut self, name: String) {
+        if let Ok(parsed) = name.parse() {
+            self.waiting.push(Reverse((name, Step::Visit(parsed))));
+        }
+    }
+
     /// Plans to list the children of `parent`, unless all of them come before where the walk begins.
-    fn list_later(&mut self, parent: String) {
-        let begin = match self.after.as_deref().map(|after| (after, after.strip_prefix(parent.as_str()))) {
-            Some((after, None)) if parent.as_str() < after => return,
+    fn list_later(&mut self, parent: Option<RepositoryName>) {
+        let prefix = prefix_of(parent.as_ref());
+        let begin = match self.after.as_deref().map(|after| (after, after.strip_prefix(prefix.as_str()))) {
+            Some((after, None)) if prefix.as_str() < after => return,
             Some((_, Some(rest))) => rest.split('/').next().filter(|segment| !segment.is_empty()),
             Some((_, None)) | None => None,
         };
@@ -98,27 +104,34 @@ impl<'a> Walk<'a> {
             // The walk begins somewhere below this child, or below one of which its name is a continuation: all below `a/` comes
             // after `a-b`. Whether these exist is seen when they are listed; those between need not be read at all.
             let ends = segment.match_indices(['-', '.']).map(|(end, _)| end).chain([segment.len()]);
-            for end in ends.filter(|end| *end > 0) {
-                self.waiting.push(Reverse((format!("{parent}{}", &segment[..end]), Step::Visit)));
+            for end in ends {
+                self.visit_later(format!("{prefix}{}", &segment[..end]));
             }
         }
-        self.waiting.push(Reverse((parent.clone(), Step::List { parent, after })));
+        self.waiting.push(Reverse((prefix, Step::List { parent, after })));
     }
 
-    async fn list(&mut self, parent: String, after: Option<String>) -> Result<(), BackendError> {
-        let folder = match parent.strip_suffix('/') {
-            Some(name) => layout::repositories().folder(name),
-            None => layout::repositories(),
-        };
+    async fn list(
+        &mut self,
+        parent: Option<RepositoryName>,
+        after: Option<String>,
+    ) -> Result<(), BackendError> {
+        let prefix = prefix_of(parent.as_ref());
+        let folder = parent.as_ref().map_or_else(layout::repositories, layout::repository);
         let page = self.backend.children(&folder, after.as_deref(), BATCH).await?;
-        // What begins with an underscore is the repository's own, and no name can.
-        for child in page.names.iter().filter(|child| !child.starts_with('_')) {
-            self.waiting.push(Reverse((format!("{parent}{child}"), Step::Visit)));
+        // What begins with an underscore is the repository's own, and no name.
+        for child in &page.names {
+            self.visit_later(format!("{prefix}{child}"));
         }
         if let Some(last) = page.into_next() {
-            let resume = Step::List { parent: parent.clone(), after: Some(last.clone()) };
-            self.waiting.push(Reverse((format!("{parent}{last}"), resume)));
+            let resume = Step::List { parent, after: Some(last.clone()) };
+            self.waiting.push(Reverse((format!("{prefix}{last}"), resume)));
         }
         Ok(())
     }
+}
+
+/// What the names of a folder's children begin with.
+fn prefix_of(parent: Option<&RepositoryName>) -> String {
+    parent.map_or_else(String::new, |parent| format!("{parent}/"))
 }

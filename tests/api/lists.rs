@@ -66,6 +66,16 @@ async fn repositories_come_in_byte_order_however_they_are_paged() {
     let rest = api.ask("GET /v2/_catalog?last=a/bb").await.expect(200);
     assert_eq!(rest.json(), json!({ "repositories": ["a/blobs/uploads", "b", "tags/list", "x/manifests"] }));
     assert_eq!(api.ask("GET /v2/_catalog?n=0").await.json(), json!({ "repositories": [] }));
+    // Where to begin need not be a name, and is never a path.
+    let long = "a".repeat(300);
+    for last in ["..%2Fblobs%2F", "..%2F..%2F..%2F..%2Fproc%2F1", "%00", "%00%2Fa", "..%2Fwharf%2F"] {
+        let all = api.ask(&format!("GET /v2/_catalog?last={last}")).await.expect(200);
+        assert_eq!(all.json(), json!({ "repositories": names }), "{last}");
+    }
+    for last in [format!("a-b%2F{long}"), "a-b%2F..%2F..%2Fblobs".to_owned(), "a-b%00".to_owned()] {
+        let rest = api.ask(&format!("GET /v2/_catalog?last={last}")).await.expect(200);
+        assert_eq!(rest.json(), json!({ "repositories": names[2..] }), "{last}");
+    }
     // What looks like another endpoint is a name.
     let tags = api.ask("GET /v2/a/blobs/uploads/tags/list").await.expect(200);
     assert_eq!(tags.json()["name"], "a/blobs/uploads");

@@ -3,9 +3,10 @@
 use std::collections::BTreeSet;
 
 use proptest::prelude::*;
+use storage::backend::around::Verb;
 
 use super::{CASES, empty_registry};
-use crate::harness::{Artifact, cases, tell};
+use crate::harness::{Artifact, calls, cases, tell};
 
 /// Names whose folders come in another order than they do: `-` and `.` are less than `/`, the rest is more.
 fn name() -> impl Strategy<Value = String> {
@@ -93,4 +94,50 @@ async fn more_repositories_than_are_listed_at_once_are_all_found() {
             .map(String::as_str))
     );
     assert!(page.more);
+}
+
+#[tokio::test]
+async fn a_place_to_begin_that_is_no_name_leads_nowhere_else() {
+    let registry = empty_registry();
+    registry.push("team/app", &Artifact::noted("any"), &[]).await;
+    // From the beginning: the root, `team`, `team/app`; what each of the two has of manifests, and of children.
+    let all = [(Verb::Children, 5)];
+    let long = "a".repeat(300);
+    for after in [
+        "",
+        ".",
+        "..",
+        "../",
+        "../blobs/",
+        "../../../../proc/1",
+        "../../../../../../../../proc/1",
+        "./a",
+        "/",
+        "/etc/",
+        "\0",
+        "\0/x",
+        "a\0b",
+        "a\0/",
+        "_layers/sha256/",
+        &long,
+        &format!("{long}/b"),
+        &format!("a/{long}"),
+    ] {
+        let listed = calls(&registry, async |registry| {
+            let page = registry.catalog(Some(after), 10).await.unwrap();
+            assert_eq!(
+                page.repositories.iter().map(|name| name.as_str()).collect::<Vec<_>>(),
+                ["team/app"],
+                "{after:?}"
+            );
+        });
+        // `a/` could hold what comes after `a/aaa…`, and is looked into.
+        let expected = if after.starts_with("a/") { [(Verb::Children, 6)] } else { all };
+        assert_eq!(listed.await, expected, "{after:?}");
+    }
+    // It is enough that it could be the beginning of a name.
+    for after in ["team/", "team/ap", "team/app-", "team//", "team/../", "team/.", "team/\0"] {
+        let page = registry.registry.catalog(Some(after), 10).await.unwrap();
+        assert_eq!(page.repositories.len(), usize::from("team/app" > after), "{after:?}");
+    }
 }

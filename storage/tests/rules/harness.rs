@@ -5,8 +5,10 @@ use std::sync::Arc;
 use bytes::Bytes;
 use futures_util::{Stream, stream};
 use proptest::test_runner::Config;
+use storage::backend::around::{Surrounded, Verb};
 use storage::backend::bucket::Bucket;
 use storage::backend::conformance::read_all;
+use storage::backend::count::Counters;
 use storage::backend::volume::{Access, Durability, Volume, VolumeOptions};
 use storage::backend::{Backend, Object};
 use storage::{
@@ -172,6 +174,14 @@ pub(crate) fn body<'a>(
 #[derive(Debug, thiserror::Error)]
 #[error("hung up")]
 pub(crate) struct HungUp;
+
+/// The calls that `act` takes of a replica that remembers nothing.
+pub(crate) async fn calls(registry: &TestRegistry, act: impl AsyncFnOnce(&Registry)) -> Vec<(Verb, u64)> {
+    let counters = Arc::new(Counters::default());
+    let counted = Surrounded::new(registry.backend.clone(), counters.clone());
+    act(&Registry::new(Arc::new(counted), RegistryOptions::default())).await;
+    counters.counts().map(|(verb, count)| (verb, count.total())).filter(|(_, calls)| *calls > 0).collect()
+}
 
 /// What a repository answers to a pull of a blob.
 pub(crate) async fn pull(registry: &Registry, repository: &str, digest: &Digest) -> Option<Vec<u8>> {

@@ -1,26 +1,15 @@
 //! What a page costs, in calls of the backend: it does not grow with what lies beside the page.
 
-use std::sync::Arc;
-
 use bytes::Bytes;
-use storage::backend::around::{Surrounded, Verb};
-use storage::backend::count::Counters;
-use storage::{Algorithm, Digest, Registry, RegistryOptions, layout};
+use storage::backend::around::Verb;
+use storage::{Algorithm, Digest, Registry, layout};
 
 use super::empty_registry;
-use crate::harness::{Artifact, TestRegistry, name};
+use crate::harness::{Artifact, calls, name};
 
 const FEW: usize = 500;
 const MANY: usize = 2000;
 const PAGE: usize = 100;
-
-/// The calls that `act` takes of a replica that remembers nothing.
-async fn calls(registry: &TestRegistry, act: impl AsyncFnOnce(&Registry)) -> Vec<(Verb, u64)> {
-    let counters = Arc::new(Counters::default());
-    let counted = Surrounded::new(registry.backend.clone(), counters.clone());
-    act(&Registry::new(Arc::new(counted), RegistryOptions::default())).await;
-    counters.counts().map(|(verb, count)| (verb, count.total())).filter(|(_, calls)| *calls > 0).collect()
-}
 
 fn numbered(number: usize) -> String {
     format!("n{number:06}")
