@@ -56,6 +56,14 @@ pub trait Backend: fmt::Debug + Send + Sync + 'static {
     /// Removes the object at `key`, and says whether there was one. After `Ok` it stays away after a crash.
     async fn delete(&self, key: &Key) -> Result<bool, BackendError>;
 
+    /// Removes the object at `key` if it is still the one that was opened as `seen`, and says whether it was. One that was put in its
+    /// place meanwhile stays, even if its bytes are the same. (A bucket compares and deletes in two calls: what is put between them goes.)
+    async fn delete_if(&self, key: &Key, seen: &Object) -> Result<bool, BackendError>;
+
+    /// Removes `folder` if nothing is in it but folders of which the same is true; it need not exist. What somebody puts into it
+    /// meanwhile stays.
+    async fn delete_empty(&self, folder: &Folder) -> Result<(), BackendError>;
+
     /// Removes everything below `folder`; it need not exist. Not atomic: a crash may leave some of it, and a repetition removes
     /// the rest. Uploads below it are to be discarded first: a bucket keeps their parts elsewhere.
     async fn delete_folder(&self, folder: &Folder) -> Result<(), BackendError>;
@@ -139,6 +147,9 @@ pub trait Ranges: fmt::Debug + Send + Sync {
     /// Streams the bytes from `range.start` up to, not including, `range.end`. Ends early only with an error. Dropping the stream
     /// stops reading at once.
     fn stream(&self, range: Range<u64>) -> BoxStream<'static, Result<Bytes, BackendError>>;
+
+    /// What tells the object from another one at its place. `None` when nothing does.
+    fn version(&self) -> Option<String>;
 }
 
 /// Some of the names below a folder.

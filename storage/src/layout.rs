@@ -163,6 +163,11 @@ pub fn tag(name: &RepositoryName, tag: &Tag) -> Folder {
     Folder(format!("{V2}/repositories/{name}/_manifests/tags/{tag}"))
 }
 
+/// What a tag ever pointed at, a link each.
+pub fn tag_history(name: &RepositoryName, tag: &Tag) -> Folder {
+    Folder(format!("{V2}/repositories/{name}/_manifests/tags/{tag}/index"))
+}
+
 /// The link to the manifest that a tag points at.
 pub fn tag_link(name: &RepositoryName, tag: &Tag) -> Key {
     Key(format!("{V2}/repositories/{name}/_manifests/tags/{tag}/current/link"))

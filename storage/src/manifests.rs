@@ -13,6 +13,7 @@ use crate::reference::Reference;
 use crate::registry::{Deleter, Reader, Writer};
 use crate::repository_name::RepositoryName;
 use crate::tag::Tag;
+use crate::tags::TagsOf;
 
 /// A manifest as it is kept.
 #[derive(Clone, Debug)]
@@ -73,11 +74,16 @@ impl Reader {
             return Ok(Some(stored));
         }
         let since = revisions.before_reading();
-        let stored = links::read(self.backend(), &layout::revision_link(&self.repository, digest)).await?;
+        let stored = self.revision(digest).await?;
         if let Some(stored) = stored {
             revisions.remember(key, stored, since);
         }
         Ok(stored)
+    }
+
+    /// The digest under which the store keeps a manifest of this repository.
+    pub(crate) async fn revision(&self, digest: &Digest) -> Result<Option<Digest>, BackendError> {
+        links::read(self.backend(), &layout::revision_link(&self.repository, digest)).await
     }
 
     async fn stored_manifest(&self, digest: &Digest) -> Result<Option<Arc<StoredManifest>>, BackendError> {
@@ -176,16 +182,21 @@ impl Writer {
         if !kept {
             backend.write(&key, bytes.clone()).await?;
         }
-        links::write(backend, &layout::revision_link(repository, digest), digest).await?;
-        registry.caches.revisions.forget(&(repository.clone(), *digest));
-        if let Some(subject) = manifest.subject() {
-            let link = layout::referrer_link(repository, &subject.digest, digest);
-            links::write(backend, &link, digest).await?;
+        loop {
+            links::write(backend, &layout::revision_link(repository, digest), digest).await?;
+            registry.caches.revisions.forget(&(repository.clone(), *digest));
+            if let Some(subject) = manifest.subject() {
+                let link = layout::referrer_link(repository, &subject.digest, digest);
+                links::write(backend, &link, digest).await?;
+            }
+            for tag in tags {
+                self.point_tag(tag, digest).await?;
+            }
+            // Who deletes this manifest at the same time has either seen the tags, or removed the revision before this look.
+            if tags.is_empty() || self.0.revision(digest).await?.is_some() {
+                return Ok(());
+            }
         }
-        for tag in tags {
-            self.point_tag(tag, digest).await?;
-        }
-        Ok(())
     }
 }
 
@@ -195,9 +206,9 @@ impl Deleter {
         let reader = &self.0;
         let backend = reader.backend();
         let link = layout::revision_link(&reader.repository, digest);
-        let Some(stored) = links::read(backend, &link).await? else { return Ok(false) };
-        // The revision goes last, so that a deletion cut short can be repeated.
-        self.delete_tags_of(digest).await?;
+        let Some(stored) = reader.revision(digest).await? else { return Ok(false) };
+        // The revision goes after its tags, so that none of them leads nowhere and a deletion cut short can be repeated.
+        self.delete_tags_of(digest, TagsOf::Any).await?;
         if let Some(manifest) = reader.stored_manifest(&stored).await?
             && let Ok(manifest) = Manifest::parse(None, &manifest.bytes)
             && let Some(subject) = manifest.subject()
@@ -206,6 +217,8 @@ impl Deleter {
         }
         backend.delete(&link).await?;
         reader.registry.caches.revisions.forget(&(reader.repository.clone(), *digest));
+        // Those that were pushed in between. Who pushes looks for the revision after the tags: one of the two sees the other.
+        self.delete_tags_of(digest, TagsOf::NoManifest).await?;
         Ok(true)
     }
 }

@@ -89,27 +89,38 @@ impl Writer {
 impl Deleter {
     /// Removes a tag, not what it points at, and says whether it was there.
     pub async fn delete_tag(&self, tag: &Tag) -> Result<bool, BackendError> {
-        let Reader { repository, .. } = &self.0;
         // The link goes first: without it there is no tag, whatever a crash leaves of the rest.
-        let existed = self.0.backend().delete(&layout::tag_link(repository, tag)).await?;
-        self.0.backend().delete_folder(&layout::tag(repository, tag)).await?;
-        self.0.registry.caches.tags.forget(&(repository.clone(), tag.clone()));
+        let existed = self.0.backend().delete(&layout::tag_link(&self.0.repository, tag)).await?;
+        self.tidy(tag).await?;
         Ok(existed)
     }
 
-    /// Removes every tag that points at `digest`.
-    pub(crate) async fn delete_tags_of(&self, digest: &Digest) -> Result<(), BackendError> {
+    /// Removes every tag that points at `digest`. One that is pushed meanwhile, even to the same digest, stays.
+    pub(crate) async fn delete_tags_of(&self, digest: &Digest, whose: TagsOf) -> Result<(), BackendError> {
         const BATCH: usize = 1000;
+        let backend = self.0.backend();
         let folder = layout::tags(&self.0.repository);
         let mut after = None;
         loop {
-            let found = self.0.backend().children(&folder, after.as_deref(), BATCH).await?;
+            let found = backend.children(&folder, after.as_deref(), BATCH).await?;
             let tags: Vec<Tag> = found.names.iter().filter_map(|name| name.parse().ok()).collect();
-            let keys: Vec<_> = tags.iter().map(|tag| layout::tag_link(&self.0.repository, tag)).collect();
-            let contents = self.0.backend().read_many(&keys, links::LIMIT_BYTES).await?;
-            for (tag, content) in tags.iter().zip(contents) {
-                if content.as_deref().and_then(links::parse).as_ref() == Some(digest) {
-                    self.delete_tag(tag).await?;
+            let links: Vec<_> = tags.iter().map(|tag| layout::tag_link(&self.0.repository, tag)).collect();
+            let contents = backend.read_many(&links, links::LIMIT_BYTES).await?;
+            for ((tag, link), content) in tags.iter().zip(&links).zip(contents) {
+                if content.as_deref().and_then(links::parse).as_ref() != Some(digest) {
+                    continue;
+                }
+                // Time has passed since it was read with the others. Opened before it is read again, it is known by what was opened.
+                while let Some(seen) = backend.open(link).await?
+                    && links::read(backend, link).await? == Some(*digest)
+                {
+                    if whose == TagsOf::NoManifest && self.0.revision(digest).await?.is_some() {
+                        return Ok(());
+                    }
+                    if backend.delete_if(link, &seen).await? {
+                        self.tidy(tag).await?;
+                        break;
+                    }
                 }
             }
             after = found.into_next();
@@ -118,4 +129,21 @@ impl Deleter {
             }
         }
     }
+
+    /// Removes what is left of a tag whose link is gone. The link of somebody who pushes it meanwhile stays.
+    async fn tidy(&self, tag: &Tag) -> Result<(), BackendError> {
+        let Reader { repository, registry } = &self.0;
+        registry.caches.tags.forget(&(repository.clone(), tag.clone()));
+        registry.backend.delete_folder(&layout::tag_history(repository, tag)).await?;
+        registry.backend.delete_empty(&layout::tag(repository, tag)).await
+    }
+}
+
+/// Which of the tags that point at a digest are meant.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(crate) enum TagsOf {
+    /// All of them.
+    Any,
+    /// Those that lead nowhere: none, once the repository holds such a manifest (again).
+    NoManifest,
 }

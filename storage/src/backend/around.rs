@@ -30,6 +30,8 @@ pub enum Verb {
     Sizes,
     Write,
     Delete,
+    DeleteIf,
+    DeleteEmpty,
     DeleteFolder,
     Children,
     BeginUpload,
@@ -46,13 +48,15 @@ pub enum Verb {
 
 impl Verb {
     /// Every verb: those of [`Backend`], then those of [`Stage`].
-    pub const ALL: [Self; 18] = [
+    pub const ALL: [Self; 20] = [
         Self::Open,
         Self::Read,
         Self::ReadMany,
         Self::Sizes,
         Self::Write,
         Self::Delete,
+        Self::DeleteIf,
+        Self::DeleteEmpty,
         Self::DeleteFolder,
         Self::Children,
         Self::BeginUpload,
@@ -76,6 +80,8 @@ impl Verb {
             Self::Sizes => "sizes",
             Self::Write => "write",
             Self::Delete => "delete",
+            Self::DeleteIf => "delete_if",
+            Self::DeleteEmpty => "delete_empty",
             Self::DeleteFolder => "delete_folder",
             Self::Children => "children",
             Self::BeginUpload => "begin_upload",
@@ -130,6 +136,14 @@ impl<A: Around> Backend for Surrounded<A> {
 
     async fn delete(&self, key: &Key) -> Result<bool, BackendError> {
         self.around.around(Verb::Delete, self.backend.delete(key)).await
+    }
+
+    async fn delete_if(&self, key: &Key, seen: &Object) -> Result<bool, BackendError> {
+        self.around.around(Verb::DeleteIf, self.backend.delete_if(key, seen)).await
+    }
+
+    async fn delete_empty(&self, folder: &Folder) -> Result<(), BackendError> {
+        self.around.around(Verb::DeleteEmpty, self.backend.delete_empty(folder)).await
     }
 
     async fn delete_folder(&self, folder: &Folder) -> Result<(), BackendError> {

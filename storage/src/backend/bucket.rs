@@ -129,6 +129,23 @@ impl Backend for Bucket {
         Ok(true)
     }
 
+    async fn delete_if(&self, key: &Key, seen: &Object) -> Result<bool, BackendError> {
+        let is_seen = |found: RemoteObject| match &seen.content {
+            Content::Remote(seen) => seen.version().is_some_and(|version| found.version() == Some(version)),
+            Content::File(_) => false,
+        };
+        if !self.look_up(key).await?.is_some_and(is_seen) {
+            return Ok(false);
+        }
+        self.remove(key).await?;
+        Ok(true)
+    }
+
+    async fn delete_empty(&self, _: &Folder) -> Result<(), BackendError> {
+        // A bucket has no folders, but those that its objects' names seem to lie in.
+        Ok(())
+    }
+
     async fn delete_folder(&self, folder: &Folder) -> Result<(), BackendError> {
         let objects = self.store.list(Some(&Path::from(folder.as_str()))).map_ok(|object| object.location);
         let mut deleted = self.store.delete_stream(objects.boxed());
@@ -216,6 +233,10 @@ impl Ranges for RemoteObject {
             Ok(got.into_stream().map_err(move |error| failed("read", &key, error)))
         };
         stream::once(begin).try_flatten().boxed()
+    }
+
+    fn version(&self) -> Option<String> {
+        self.object.version.clone().or_else(|| self.object.e_tag.clone())
     }
 }
 

@@ -51,7 +51,9 @@ pub async fn check(make: impl Fn() -> Replicas) {
         readers_see_old_bytes_or_new_ones
         a_write_that_is_dropped_has_happened_or_not
         deleting_says_whether_there_was_something
+        what_was_put_in_the_place_of_what_was_seen_stays
         a_folder_goes_with_all_below_it_and_nothing_beside_it
+        only_an_empty_folder_goes_for_being_empty
         names_come_in_byte_order_page_by_page
         many_names_are_paged_through_once_each
         the_store_can_be_probed_and_shows_nothing_of_it
@@ -249,6 +251,40 @@ async fn deleting_says_whether_there_was_something(Replicas { here, there }: &Re
     assert_eq!(there.sizes(&[gone.clone(), kept]).await?, [None, Some(1)]);
     here.write(&gone, "back".into()).await?;
     assert_eq!(there.read(&gone, 100).await?.as_deref(), Some(&b"back"[..]));
+    Ok(())
+}
+
+async fn what_was_put_in_the_place_of_what_was_seen_stays(Replicas { here, there }: &Replicas) -> Outcome {
+    let link = tags().folder("v1").object("link");
+    here.write(&link, "old".into()).await?;
+    for newer in ["new", "old"] {
+        let seen = here.open(&link).await?.expect("what was written can be opened");
+        there.write(&link, newer.into()).await?;
+        assert!(!here.delete_if(&link, &seen).await?, "another one that says {newer}");
+        assert_eq!(there.read(&link, 100).await?.as_deref(), Some(newer.as_bytes()));
+    }
+    let seen = here.open(&link).await?.expect("what was written can be opened");
+    assert!(here.delete_if(&link, &seen).await?);
+    assert!(there.read(&link, 100).await?.is_none());
+    assert!(!here.delete_if(&link, &seen).await?);
+    there.write(&link, "back".into()).await?;
+    assert!(!here.delete_if(&link, &seen).await?);
+    assert_eq!(here.read(&link, 100).await?.as_deref(), Some(&b"back"[..]));
+    Ok(())
+}
+
+async fn only_an_empty_folder_goes_for_being_empty(Replicas { here, there }: &Replicas) -> Outcome {
+    let [v1, v2] = ["v1", "v2"].map(|name| tags().folder(name));
+    here.delete_empty(&v1).await?;
+    for folder in [&v1, &v2] {
+        here.write(&folder.folder("current").object("link"), "x".into()).await?;
+    }
+    here.delete_empty(&tags()).await?;
+    assert_eq!(names(&**there, &tags()).await?, ["v1", "v2"]);
+    here.delete(&v1.folder("current").object("link")).await?;
+    here.delete_empty(&tags()).await?;
+    assert_eq!(names(&**there, &tags()).await?, ["v2"]);
+    assert_eq!(there.read(&v2.folder("current").object("link"), 100).await?.as_deref(), Some(&b"x"[..]));
     Ok(())
 }
 

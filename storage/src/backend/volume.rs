@@ -202,6 +202,17 @@ impl Backend for Volume {
         self.blocking("delete", key.as_str(), move |files| files.delete(&path)).await
     }
 
+    async fn delete_if(&self, key: &Key, seen: &Object) -> Result<bool, BackendError> {
+        let Content::File(seen) = &seen.content else { return Ok(false) };
+        let (path, seen) = (self.files.path(key.as_str()), seen.clone());
+        self.blocking("delete", key.as_str(), move |files| files.delete_if(&path, &seen)).await
+    }
+
+    async fn delete_empty(&self, folder: &Folder) -> Result<(), BackendError> {
+        let path = self.files.path(folder.as_str());
+        self.blocking("delete", folder.as_str(), move |files| files.delete_empty(&path)).await
+    }
+
     async fn delete_folder(&self, folder: &Folder) -> Result<(), BackendError> {
         let path = self.files.path(folder.as_str());
         self.blocking("delete", folder.as_str(), move |files| files.delete_folder(&path)).await

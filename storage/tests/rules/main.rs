@@ -21,6 +21,7 @@ mod on_a_volume {
     mod catalog;
     mod faults;
     mod manifests;
+    mod races;
     mod referrers;
     mod scale;
     mod tags;
@@ -40,6 +41,7 @@ mod in_a_bucket {
     mod catalog;
     mod faults;
     mod manifests;
+    mod races;
     mod referrers;
     mod scale;
     mod tags;

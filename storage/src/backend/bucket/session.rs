@@ -323,6 +323,10 @@ impl Ranges for Tail {
         let [start, end] = [range.start, range.end].map(|at| usize::try_from(at).unwrap_or(size).min(size));
         stream::iter((start < end).then(|| Ok(self.0.slice(start..end)))).boxed()
     }
+
+    fn version(&self) -> Option<String> {
+        None
+    }
 }
 
 /// An error of something that only goes missing, or changes, when another writer has gone ahead.

@@ -2,6 +2,7 @@
 
 use std::fs::{self, File};
 use std::io::{self, Read as _, Write as _};
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
@@ -61,12 +62,17 @@ impl Files {
         written
     }
 
-    /// Moves a synced file to `path`, in place of what is there, making the folders that lead there.
+    /// Moves a synced file to `to`, in place of what is there, making the folders that lead there.
     pub(super) fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {
+        self.place(from, to, || fs::rename(from, to))
+    }
+
+    /// Puts the file at `from` to `to` in the way that `put` does.
+    fn place(&self, from: &Path, to: &Path, put: impl Fn() -> io::Result<()>) -> io::Result<()> {
         let parent = parent(to)?;
         let mut attempts = 0;
         loop {
-            match fs::rename(from, to) {
+            match put() {
                 Ok(()) => return self.sync_folder(parent),
                 // The folder is not there yet, or somebody who found it empty has just removed it.
                 Err(error)
@@ -106,6 +112,57 @@ impl Files {
         }
     }
 
+    /// Removes a file if it is still the one that is open as `seen`, and says whether it was.
+    ///
+    /// No call compares and removes at once. So the file is moved to where nobody else finds it, and moved back if it is another one,
+    /// unless one that is newer still has taken its place: no write is lost. For that instant there seems to be no file, and a crash within
+    /// it leaves the file in the staging folder.
+    pub(super) fn delete_if(&self, path: &Path, seen: &File) -> io::Result<bool> {
+        // What is open keeps its number.
+        let seen = seen.metadata()?;
+        let is_seen = |it: &fs::Metadata| (it.dev(), it.ino()) == (seen.dev(), seen.ino());
+        match fs::symlink_metadata(path) {
+            Err(error) if is_absence(&error) => return Ok(false),
+            Err(error) => return Err(error),
+            Ok(there) if !is_seen(&there) => return Ok(false),
+            Ok(_) => {}
+        }
+        let aside = self.path(layout::staging().as_str()).join(Uuid::new_v4().to_string());
+        match fs::rename(path, &aside) {
+            Err(error) if is_absence(&error) && !path.exists() => return Ok(false),
+            moved => moved?,
+        }
+        let deleted = is_seen(&fs::symlink_metadata(&aside)?);
+        if !deleted {
+            self.place(&aside, path, || match fs::hard_link(&aside, path) {
+                Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(()),
+                put => put,
+            })?;
+        }
+        fs::remove_file(&aside)?;
+        self.sync_folder(parent(path)?)?;
+        Ok(deleted)
+    }
+
+    /// Removes a folder in which there is nothing but empty folders; any other stays.
+    pub(super) fn delete_empty(&self, folder: &Path) -> io::Result<()> {
+        let entries = match fs::read_dir(folder) {
+            Err(error) if is_absence(&error) => return Ok(()),
+            entries => entries?,
+        };
+        for entry in entries {
+            let entry = entry?;
+            if entry.file_type()?.is_dir() {
+                self.delete_empty(&entry.path())?;
+            }
+        }
+        match fs::remove_dir(folder) {
+            Ok(()) => self.sync_folder(parent(folder)?),
+            Err(error) if is_absence(&error) || is_not_empty(&error) => Ok(()),
+            Err(error) => Err(error),
+        }
+    }
+
     /// Removes a folder and all that is in it.
     pub(super) fn delete_folder(&self, path: &Path) -> io::Result<()> {
         let mut attempts = 0;
@@ -114,9 +171,7 @@ impl Files {
                 Ok(()) => return self.sync_folder(parent(path)?),
                 Err(error) if is_absence(&error) => return Ok(()),
                 // Somebody wrote into it meanwhile.
-                Err(error) if error.kind() == io::ErrorKind::DirectoryNotEmpty && attempts < ATTEMPTS => {
-                    attempts += 1
-                }
+                Err(error) if is_not_empty(&error) && attempts < ATTEMPTS => attempts += 1,
                 Err(error) => return Err(error),
             }
         }
@@ -227,6 +282,11 @@ pub(super) fn remove(path: &Path) -> io::Result<()> {
 /// Whether an error says that there is nothing at a path.
 pub(super) fn is_absence(error: &io::Error) -> bool {
     matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory)
+}
+
+/// Whether an error says that a folder cannot be removed because something is in it; POSIX has two words for that.
+fn is_not_empty(error: &io::Error) -> bool {
+    matches!(error.kind(), io::ErrorKind::DirectoryNotEmpty | io::ErrorKind::AlreadyExists)
 }
 
 fn parent(path: &Path) -> io::Result<&Path> {
