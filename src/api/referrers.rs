@@ -34,10 +34,11 @@ pub(super) async fn list_referrers(
     let begin = body.len();
     let mut shown = None;
     let mut next = None;
-    for descriptor in access.referrers(&subject).await? {
+    let mut referrers = access.referrers(&subject, last.as_ref()).await?;
+    while let Some(descriptor) = referrers.next().await? {
         let is_wanted = wanted.is_empty()
             || descriptor.artifact_type.as_deref().is_some_and(|kind| wanted.iter().any(|it| it == kind));
-        if !is_wanted || last.is_some_and(|last| descriptor.digest <= last) {
+        if !is_wanted {
             continue;
         }
         let entry = serde_json::to_vec(&*descriptor).map_err(|error| ApiError::Internal(error.into()))?;

@@ -180,7 +180,6 @@ fn registry_options(config: &Config) -> RegistryOptions {
         tag_lifetime: caches.tags,
         membership_lifetime: caches.membership,
         upload_buffer_bytes: config.storage.uploads.buffer_bytes.get(),
-        manifest_limit_bytes: config.validation.manifest_bytes.get() as u64,
     }
 }
 
@@ -192,7 +191,7 @@ fn api_options(config: &Config) -> ApiOptions {
     ApiOptions {
         mode: config.storage.mode,
         deletion: config.storage.deletion,
-        manifest_limit_bytes: config.validation.manifest_bytes.get(),
+        manifest_limit_bytes: config.validation.manifest_bytes.get().min(storage::LARGEST_MANIFEST_BYTES),
         missing_references: config.validation.missing_references.clone(),
         foreign_urls: config.validation.urls.clone(),
         catalog_pages: PageSizes { default: CATALOG_PAGE.min(most), most },

@@ -7,8 +7,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
-use quick_cache::sync::Cache;
-use quick_cache::{UnitWeighter, Weighter};
+use quick_cache::sync::{Cache, DefaultLifecycle};
+use quick_cache::{OptionsBuilder, UnitWeighter, Weighter};
 
 use crate::digest::Digest;
 use crate::manifest::ReferrerDescriptor;
@@ -23,7 +23,7 @@ pub(crate) struct Caches {
     /// Manifests by digest. Whether a repository holds one is another question.
     pub(crate) manifests: Counted<Digest, Arc<StoredManifest>, ByBytes>,
     /// Descriptors of manifests that have a subject, by the manifest's digest.
-    pub(crate) referrers: Counted<Digest, Arc<ReferrerDescriptor>>,
+    pub(crate) referrers: Counted<Digest, Arc<ReferrerDescriptor>, ByBytes>,
     /// What a tag points at.
     pub(crate) tags: Lookups<(RepositoryName, Tag)>,
     /// What the link of a blob says.
@@ -95,25 +95,52 @@ pub(crate) struct Lookups<K: Eq + Hash + Clone> {
     changes: AtomicU64,
 }
 
-/// Weighs a manifest by its bytes, and what it costs to keep any.
+/// Weighs what is kept by its bytes, and what it costs to keep any.
 #[derive(Clone, Debug)]
 pub(crate) struct ByBytes;
 
+const COST_BYTES: u64 = 256;
+
 impl Weighter<Digest, Arc<StoredManifest>> for ByBytes {
     fn weight(&self, _: &Digest, manifest: &Arc<StoredManifest>) -> u64 {
-        manifest.bytes.len() as u64 + 256
+        manifest.bytes.len() as u64 + COST_BYTES
     }
+}
+
+impl Weighter<Digest, Arc<ReferrerDescriptor>> for ByBytes {
+    fn weight(&self, _: &Digest, descriptor: &Arc<ReferrerDescriptor>) -> u64 {
+        const COST_OF_TWO_TEXTS: u64 = 64;
+        let annotations = descriptor.annotations.iter();
+        let annotations =
+            annotations.map(|(name, value)| (name.len() + value.len()) as u64 + COST_OF_TWO_TEXTS);
+        let kinds = descriptor.media_type.len() + descriptor.artifact_type.as_ref().map_or(0, String::len);
+        annotations.sum::<u64>() + kinds as u64 + COST_BYTES
+    }
+}
+
+/// A cache of so many bytes, of things that mostly have so many.
+fn by_bytes<V: Clone>(bytes: u64, typical: u64) -> Counted<Digest, V, ByBytes>
+where
+    ByBytes: Weighter<Digest, V>,
+{
+    // What is larger than one of its shards is not kept at all, and by itself it makes four for each processor.
+    const SHARD_BYTES: u64 = 8 << 20;
+    let shards = 1 << (bytes / SHARD_BYTES).max(1).ilog2().min(8);
+    let options = OptionsBuilder::new()
+        .estimated_items_capacity(usize::try_from(bytes / typical).unwrap_or(usize::MAX))
+        .weight_capacity(bytes)
+        .shards(shards)
+        .build()
+        .expect("what must be told is told");
+    Counted::new(Cache::with_options(options, ByBytes, Default::default(), DefaultLifecycle::default()))
 }
 
 impl Caches {
     pub(crate) fn new(options: &RegistryOptions) -> Self {
-        const TYPICAL_MANIFEST_BYTES: u64 = 2048;
-        let typical =
-            usize::try_from(options.manifest_cache_bytes / TYPICAL_MANIFEST_BYTES).unwrap_or(usize::MAX);
         let entries = options.lookup_cache_entries;
         Self {
-            manifests: Counted::new(Cache::with_weighter(typical, options.manifest_cache_bytes, ByBytes)),
-            referrers: Counted::new(Cache::new(entries)),
+            manifests: by_bytes(options.manifest_cache_bytes, 2048),
+            referrers: by_bytes(options.manifest_cache_bytes / 4, 512),
             tags: Lookups::new(entries, options.tag_lifetime),
             layers: Lookups::new(entries, options.membership_lifetime),
             revisions: Lookups::new(entries, options.membership_lifetime),
@@ -122,10 +149,9 @@ impl Caches {
 
     /// How each was used.
     pub(crate) fn usage(&self) -> [CacheUse; 5] {
-        let bytes = Some(self.manifests.entries.weight());
         [
-            CacheUse { bytes, ..self.manifests.usage("manifests") },
-            self.referrers.usage("referrers"),
+            CacheUse { bytes: Some(self.manifests.entries.weight()), ..self.manifests.usage("manifests") },
+            CacheUse { bytes: Some(self.referrers.entries.weight()), ..self.referrers.usage("referrers") },
             self.tags.entries.usage("tags"),
             self.layers.entries.usage("layers"),
             self.revisions.entries.usage("revisions"),

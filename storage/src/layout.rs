@@ -9,7 +9,7 @@
 //!     _manifests/tags/<tag>/current/link                what the tag points at
 //!     _manifests/tags/<tag>/index/<algorithm>/<hex>/link    what it ever pointed at
 //!     _manifests/referrers/<algorithm>/<subject>/<algorithm>/<hex>/link    ours: who points at a subject
-//!     _manifests/referrers/<algorithm>/<subject>/descriptors        ours: their descriptors, a cache of the manifests
+//!     _manifests/referrers/<algorithm>/<subject>/<algorithm>/<hex>/descriptor    ours: how it is listed, copied from the manifest
 //!     _uploads/<uuid>/{startedat,data,hashstates/<algorithm>/<offset>}
 //!     _uploads/<uuid>/{startedat,session,content/<uuid>}      the same in a bucket; the last two are ours
 //! docker/registry/wharf/                                ours
@@ -182,23 +182,25 @@ pub fn tag_history_link(name: &RepositoryName, tag: &Tag, digest: &Digest) -> Ke
     ))
 }
 
-fn referrers(name: &RepositoryName, subject: &Digest) -> String {
-    format!("{V2}/repositories/{name}/_manifests/referrers/{}/{}", subject.algorithm(), subject.hex())
+/// The manifests of one algorithm that name `subject`, a folder each.
+pub fn referrers(name: &RepositoryName, subject: &Digest, algorithm: Algorithm) -> Folder {
+    let (of, hex) = (subject.algorithm(), subject.hex());
+    Folder(format!("{V2}/repositories/{name}/_manifests/referrers/{of}/{hex}/{algorithm}"))
 }
 
-/// The manifests of one algorithm that name `subject`, a folder each.
-pub fn referrer_links(name: &RepositoryName, subject: &Digest, algorithm: Algorithm) -> Folder {
-    Folder(format!("{}/{algorithm}", referrers(name, subject)))
+/// A manifest that names `subject`: its link and its descriptor.
+pub fn referrer(name: &RepositoryName, subject: &Digest, referrer: &Digest) -> Folder {
+    referrers(name, subject, referrer.algorithm()).folder(&referrer.hex().to_string())
 }
 
 /// The link that says that a manifest names `subject`.
-pub fn referrer_link(name: &RepositoryName, subject: &Digest, referrer: &Digest) -> Key {
-    Key(format!("{}/{}/{}/link", referrers(name, subject), referrer.algorithm(), referrer.hex()))
+pub fn referrer_link(name: &RepositoryName, subject: &Digest, digest: &Digest) -> Key {
+    referrer(name, subject, digest).object("link")
 }
 
-/// The remembered descriptors of the manifests that name `subject`.
-pub fn referrer_descriptors(name: &RepositoryName, subject: &Digest) -> Key {
-    Key(format!("{}/descriptors", referrers(name, subject)))
+/// How a manifest that names `subject` is listed.
+pub fn referrer_descriptor(name: &RepositoryName, subject: &Digest, digest: &Digest) -> Key {
+    referrer(name, subject, digest).object("descriptor")
 }
 
 /// All uploads under way in a folder that may be a repository.

@@ -4,7 +4,8 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 
-use crate::backend::BackendError;
+use crate::backend::{BackendError, Fault};
+use crate::computing::computed;
 use crate::digest::Digest;
 use crate::layout;
 use crate::links;
@@ -14,6 +15,9 @@ use crate::registry::{Deleter, Reader, Writer};
 use crate::repository_name::RepositoryName;
 use crate::tag::Tag;
 use crate::tags::TagsOf;
+
+/// No manifest is larger: whatever limit there was when one was pushed, one that is stored can be read.
+pub const LARGEST_MANIFEST_BYTES: usize = 64 << 20;
 
 /// A manifest as it is kept.
 #[derive(Clone, Debug)]
@@ -90,16 +94,30 @@ impl Reader {
         if let Some(manifest) = self.registry.caches.manifests.get(digest) {
             return Ok(Some(manifest));
         }
-        let limit = self.registry.options.manifest_limit_bytes;
-        let Some(bytes) = self.backend().read(&layout::blob(digest), limit).await? else { return Ok(None) };
-        // Distribution writes manifests in place: a crash may have left half of one. It counts as lost, and a push heals it.
-        if Digest::of(digest.algorithm(), &bytes) != *digest {
-            tracing::warn!(repository = %self.repository, %digest, "the stored manifest does not match its digest");
-            return Ok(None);
-        }
-        let Ok(media_type) = Manifest::stored(&bytes) else {
-            tracing::warn!(repository = %self.repository, %digest, "the stored manifest is of no type that is served");
-            return Ok(None);
+        let bytes = match self.backend().read(&layout::blob(digest), LARGEST_MANIFEST_BYTES as u64).await {
+            Ok(Some(bytes)) => bytes,
+            Ok(None) => return Ok(None),
+            Err(error) if error.fault == Fault::TooLarge => {
+                tracing::warn!(repository = %self.repository, %digest, "the stored manifest is too large to be one");
+                return Ok(None);
+            }
+            Err(error) => return Err(error),
+        };
+        let (name, content) = (*digest, bytes.clone());
+        let checked = computed("check", name, bytes.len(), move || {
+            (Digest::of(name.algorithm(), &content) == name, Manifest::stored(&content))
+        });
+        let media_type = match checked.await? {
+            // Distribution writes manifests in place: a crash may have left half of one. It counts as lost, and a push heals it.
+            (false, _) => {
+                tracing::warn!(repository = %self.repository, %digest, "the stored manifest does not match its digest");
+                return Ok(None);
+            }
+            (true, Err(_)) => {
+                tracing::warn!(repository = %self.repository, %digest, "the stored manifest is of no type that is served");
+                return Ok(None);
+            }
+            (true, Ok(media_type)) => media_type,
         };
         let manifest = Arc::new(StoredManifest { digest: *digest, media_type, bytes });
         self.registry.caches.manifests.insert(*digest, manifest.clone());
@@ -185,10 +203,7 @@ impl Writer {
         loop {
             links::write(backend, &layout::revision_link(repository, digest), digest).await?;
             registry.caches.revisions.forget(&(repository.clone(), *digest));
-            if let Some(subject) = manifest.subject() {
-                let link = layout::referrer_link(repository, &subject.digest, digest);
-                links::write(backend, &link, digest).await?;
-            }
+            self.link_referrer(manifest, digest, bytes.len() as u64).await?;
             for tag in tags {
                 self.point_tag(tag, digest).await?;
             }
@@ -209,11 +224,15 @@ impl Deleter {
         let Some(stored) = reader.revision(digest).await? else { return Ok(false) };
         // The revision goes after its tags, so that none of them leads nowhere and a deletion cut short can be repeated.
         self.delete_tags_of(digest, TagsOf::Any).await?;
-        if let Some(manifest) = reader.stored_manifest(&stored).await?
-            && let Ok(manifest) = Manifest::parse(None, &manifest.bytes)
-            && let Some(subject) = manifest.subject()
-        {
-            backend.delete(&layout::referrer_link(&reader.repository, &subject.digest, digest)).await?;
+        if let Some(manifest) = reader.stored_manifest(&stored).await? {
+            let parsed = computed("read", *digest, manifest.bytes.len(), move || {
+                Manifest::parse(None, &manifest.bytes)
+                    .ok()
+                    .and_then(|manifest| Some(manifest.subject()?.digest))
+            });
+            if let Some(subject) = parsed.await? {
+                backend.delete_folder(&layout::referrer(&reader.repository, &subject, digest)).await?;
+            }
         }
         backend.delete(&link).await?;
         reader.registry.caches.revisions.forget(&(reader.repository.clone(), *digest));

@@ -17,7 +17,7 @@ use crate::uploads::BATCH_BYTES;
 /// How a registry behaves where the layout leaves a choice.
 #[derive(Clone, Debug)]
 pub struct RegistryOptions {
-    /// Bytes of manifests that are kept in memory.
+    /// Bytes of manifests that are kept in memory, and a quarter as many of what lists of referrers show of them.
     pub manifest_cache_bytes: u64,
     /// How many tags and memberships are remembered, each.
     pub lookup_cache_entries: usize,
@@ -27,8 +27,6 @@ pub struct RegistryOptions {
     pub membership_lifetime: Duration,
     /// Bytes that have arrived and are not yet written, over all uploads together. 256 KiB are the least.
     pub upload_buffer_bytes: usize,
-    /// The largest manifest in bytes that is read from the store.
-    pub manifest_limit_bytes: u64,
 }
 
 impl Default for RegistryOptions {
@@ -39,7 +37,6 @@ impl Default for RegistryOptions {
             tag_lifetime: Duration::from_secs(1),
             membership_lifetime: Duration::from_secs(10),
             upload_buffer_bytes: 16 << 20,
-            manifest_limit_bytes: 4 << 20,
         }
     }
 }
@@ -51,7 +48,6 @@ pub struct Registry(pub(crate) Arc<Inner>);
 #[derive(Debug)]
 pub(crate) struct Inner {
     pub(crate) backend: Arc<dyn Backend>,
-    pub(crate) options: RegistryOptions,
     pub(crate) caches: Caches,
     /// One permit a byte that may wait in memory to be written.
     pub(crate) upload_budget: Arc<Semaphore>,
@@ -87,7 +83,7 @@ impl Registry {
         let upload_buffer_bytes = options.upload_buffer_bytes.clamp(BATCH_BYTES, Semaphore::MAX_PERMITS);
         let upload_budget = Arc::new(Semaphore::new(upload_buffer_bytes));
         let open_uploads = Arc::default();
-        Self(Arc::new(Inner { backend, options, caches, upload_budget, upload_buffer_bytes, open_uploads }))
+        Self(Arc::new(Inner { backend, caches, upload_budget, upload_buffer_bytes, open_uploads }))
     }
 
     /// A permit to read `repository`, which need not exist.

@@ -11,6 +11,7 @@ use tokio::time::Instant;
 
 use crate::backend::{BackendError, Content, Object, Stage, UploadStatus};
 use crate::catalog::Walk;
+use crate::computing::computed;
 use crate::digest::{Algorithm, Digest, Hasher};
 use crate::layout::{self, UploadId, UploadKey};
 use crate::registry::{Inner, Registry, Writer};
@@ -22,8 +23,6 @@ pub(crate) const BATCH_BYTES: usize = 256 << 10;
 const BATCH_PATIENCE: Duration = Duration::from_millis(100);
 /// A long body is checkpointed each time this many bytes have come, so that a killed server costs no more than that.
 const CHECKPOINT_BYTES: u64 = 64 << 20;
-/// Below this size, hashing here costs less than handing the work to another thread.
-const HASHED_IN_PLACE_BYTES: usize = 32 << 10;
 
 /// An upload, opened for writing by this caller alone.
 #[derive(Debug)]
@@ -199,13 +198,7 @@ impl Upload {
             hashed.iter().for_each(|chunk| hasher.update(chunk));
             hasher
         };
-        let hash = async {
-            if length <= HASHED_IN_PLACE_BYTES {
-                return Ok(update());
-            }
-            let hashed = tokio::task::spawn_blocking(update).await;
-            hashed.map_err(|error| BackendError::io("hash", "an upload", error.into()))
-        };
+        let hash = computed("hash", "an upload", length, update);
         let (hasher, ()) = tokio::try_join!(hash, self.stage.push(chunks))?;
         drop(permits);
         self.hasher = hasher;

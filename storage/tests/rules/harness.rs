@@ -12,8 +12,8 @@ use storage::backend::count::Counters;
 use storage::backend::volume::{Access, Durability, Volume, VolumeOptions};
 use storage::backend::{Backend, Object};
 use storage::{
-    Algorithm, Digest, Manifest, MissingReferences, PutManifestError, Reader, Registry, RegistryOptions,
-    RepositoryName, Tag, Writer,
+    Algorithm, Digest, Manifest, MissingReferences, PutManifestError, Reader, ReferrerDescriptor, Registry,
+    RegistryOptions, RepositoryName, Tag, Writer,
 };
 use tempfile::TempDir;
 
@@ -174,6 +174,16 @@ pub(crate) fn body<'a>(
 #[derive(Debug, thiserror::Error)]
 #[error("hung up")]
 pub(crate) struct HungUp;
+
+/// All referrers of a subject.
+pub(crate) async fn referrers(reader: &Reader, subject: &Digest) -> Vec<Arc<ReferrerDescriptor>> {
+    let mut list = reader.referrers(subject, None).await.unwrap();
+    let mut all = Vec::new();
+    while let Some(referrer) = list.next().await.unwrap() {
+        all.push(referrer);
+    }
+    all
+}
 
 /// The calls that `act` takes of a replica that remembers nothing.
 pub(crate) async fn calls(registry: &TestRegistry, act: impl AsyncFnOnce(&Registry)) -> Vec<(Verb, u64)> {

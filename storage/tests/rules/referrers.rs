@@ -7,18 +7,17 @@ use proptest::prelude::*;
 use storage::{Algorithm, Digest, Reader, layout};
 
 use super::{CASES, empty_registry};
-use crate::harness::{Artifact, TestRegistry, cases, name, tell};
+use crate::harness::{Artifact, TestRegistry, cases, name, referrers, tell};
 
-async fn referrers(reader: &Reader, subject: &Digest) -> Vec<Digest> {
-    let found = reader.referrers(subject).await.unwrap();
-    found.iter().map(|referrer| referrer.digest).collect()
+async fn digests(reader: &Reader, subject: &Digest) -> Vec<Digest> {
+    referrers(reader, subject).await.iter().map(|referrer| referrer.digest).collect()
 }
 
 /// Asks the registry that did it all, and one that remembers nothing of it.
 async fn assert_referrers(registry: &TestRegistry, subject: &Digest, expected: &[&Artifact]) {
     let expected: BTreeSet<Digest> = expected.iter().map(|artifact| artifact.digest).collect();
     for registry in [registry.registry.clone(), registry.another_replica()] {
-        let listed = referrers(&registry.reader(name("team/app")), subject).await;
+        let listed = digests(&registry.reader(name("team/app")), subject).await;
         assert!(listed.iter().eq(&expected), "{listed:?} instead of {expected:?}");
     }
 }
@@ -114,9 +113,7 @@ async fn a_referrer_shows_what_kind_it_is_and_its_annotations() {
     let subject = Digest::of(Algorithm::Sha256, b"subject");
     let signature = Artifact::about(Some(subject), "signature");
     registry.push("team/app", &signature, &[]).await;
-    let [shown] = &*registry.reader("team/app").referrers(&subject).await.unwrap() else {
-        panic!("one was pushed")
-    };
+    let [shown] = &*referrers(&registry.reader("team/app"), &subject).await else { panic!("one was pushed") };
     assert_eq!(shown.media_type, "application/vnd.oci.image.manifest.v1+json");
     assert_eq!(shown.artifact_type.as_deref(), Some("application/vnd.example.note"));
     assert_eq!(shown.annotations["note"], "signature");
@@ -143,33 +140,85 @@ async fn a_referrer_whose_bytes_are_lost_is_not_listed_and_one_that_comes_back_i
     }
     registry.backend.delete(&layout::blob(&lost.digest)).await.unwrap();
     let reader = || registry.another_replica().reader(name("team/app"));
-    assert_eq!(referrers(&reader(), &subject).await, [kept.digest]);
+    assert_eq!(digests(&reader(), &subject).await, [kept.digest]);
     registry.push("team/app", &lost, &[]).await;
-    assert_eq!(referrers(&reader(), &subject).await.len(), 2);
+    assert_eq!(digests(&reader(), &subject).await.len(), 2);
 }
 
 #[tokio::test]
-async fn many_referrers_are_read_once_and_then_from_what_was_remembered() {
+async fn a_descriptor_that_is_missing_or_torn_is_read_from_its_manifest() {
     let registry = empty_registry();
     let subject = Digest::of(Algorithm::Sha256, b"subject");
-    let artifacts: Vec<Artifact> = (0..40).map(|n| Artifact::about(Some(subject), &n.to_string())).collect();
+    let artifacts = ["kept", "missing", "torn", "another's"].map(|note| Artifact::about(Some(subject), note));
     for artifact in &artifacts {
         registry.push("team/app", artifact, &[]).await;
     }
-    let expected: Vec<&Artifact> = artifacts.iter().collect();
-    assert_referrers(&registry, &subject, &expected).await;
-    let remembered = layout::referrer_descriptors(&name("team/app"), &subject);
-    assert!(registry.backend.read(&remembered, 1 << 20).await.unwrap().is_some());
+    let all = referrers(&registry.another_replica().reader(name("team/app")), &subject).await;
+    let [kept, missing, torn, another] =
+        artifacts.each_ref().map(|it| layout::referrer_descriptor(&name("team/app"), &subject, &it.digest));
+    let kept = registry.backend.read(&kept, 1 << 20).await.unwrap().expect("it was kept when it was pushed");
+    registry.backend.delete(&missing).await.unwrap();
+    registry.backend.write(&torn, Bytes::from_static(b"{\"dig")).await.unwrap();
+    registry.backend.write(&another, kept).await.unwrap();
+    assert_eq!(referrers(&registry.another_replica().reader(name("team/app")), &subject).await, all);
+}
 
-    // Something else in its place is no list, and does no harm.
-    registry.backend.write(&remembered, Bytes::from_static(b"[{\"dig")).await.unwrap();
-    assert_referrers(&registry, &subject, &expected).await;
+#[tokio::test]
+async fn an_entry_of_the_fallback_tag_that_is_no_descriptor_hides_no_other() {
+    let registry = empty_registry();
+    let subject = Digest::of(Algorithm::Sha256, b"subject");
+    let [good, without] = ["good", "without annotations"].map(Artifact::noted);
+    for artifact in [&good, &without] {
+        registry.push("team/app", artifact, &[]).await;
+    }
+    let entry = |digest: &str| serde_json::json!({ "mediaType": "application/vnd.oci.image.manifest.v1+json", "digest": digest, "size": 2 });
+    let mut null = entry(&without.digest.to_string());
+    null["annotations"] = serde_json::Value::Null;
+    let mut number = entry(&good.digest.to_string());
+    number["annotations"] = serde_json::json!({ "note": 1 });
+    let mut entries = vec![null, number, entry("blake3:abcdef"), entry("?"), serde_json::json!(7)];
+    entries.push(entry(&good.digest.to_string()));
+    let index = Bytes::from(
+        serde_json::json!({ "schemaVersion": 2, "mediaType": "application/vnd.oci.image.index.v1+json", "manifests": entries })
+            .to_string(),
+    );
+    // Distribution takes what Wharf would refuse.
+    let digest = Digest::of(Algorithm::Sha256, &index);
+    let link = Bytes::from(digest.to_string());
+    let repository = name("team/app");
+    registry.backend.write(&layout::blob(&digest), index).await.unwrap();
+    registry.backend.write(&layout::revision_link(&repository, &digest), link.clone()).await.unwrap();
+    let tag = fallback_tag(&subject).parse().unwrap();
+    registry.backend.write(&layout::tag_link(&repository, &tag), link).await.unwrap();
+    assert_referrers(&registry, &subject, &[&good, &without]).await;
+}
 
-    // What it remembers of those that went is not told.
-    let deleter = registry.registry.deleter(name("team/app"));
-    deleter.delete_manifest(&artifacts[7].digest).await.unwrap();
-    let expected: Vec<&Artifact> = artifacts.iter().filter(|it| it.digest != artifacts[7].digest).collect();
-    assert_referrers(&registry, &subject, &expected).await;
+#[tokio::test]
+async fn referrers_go_on_after_any_digest_however_they_came() {
+    let registry = empty_registry();
+    let subject = Digest::of(Algorithm::Sha256, b"subject");
+    let (mut linked, mut listed) = (Vec::new(), Vec::new());
+    for (n, algorithm) in Algorithm::ALL.into_iter().cycle().take(8).enumerate() {
+        linked.push(Artifact::about(Some(subject), &format!("linked {n}")).by(algorithm));
+        listed.push(Artifact::noted(&format!("listed {n}")).by(algorithm));
+    }
+    for artifact in linked.iter().chain(&listed) {
+        registry.push("team/app", artifact, &[]).await;
+    }
+    registry.push("team/app", &Artifact::index_of(&listed), &[&fallback_tag(&subject)]).await;
+    let mut all: Vec<Digest> = linked.iter().chain(&listed).map(|artifact| artifact.digest).collect();
+    all.sort_unstable();
+    let reader = registry.another_replica().reader(name("team/app"));
+    assert_eq!(digests(&reader, &subject).await, all);
+    for after in all
+        .iter()
+        .copied()
+        .chain([Digest::of(Algorithm::Sha256, b"none"), Digest::of(Algorithm::Sha512, b"none")])
+    {
+        let mut list = reader.referrers(&subject, Some(&after)).await.unwrap();
+        let next = list.next().await.unwrap().map(|referrer| referrer.digest);
+        assert_eq!(next.as_ref(), all.iter().find(|digest| **digest > after));
+    }
 }
 
 #[tokio::test]
