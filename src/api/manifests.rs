@@ -4,7 +4,7 @@ use std::slice;
 
 use axum::body::Body;
 use axum::http::request::Parts;
-use axum::http::{HeaderName, HeaderValue, StatusCode, header};
+use axum::http::{HeaderName, HeaderValue, Method, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use bytes::Bytes;
 use http_body::Body as _;
@@ -62,7 +62,11 @@ pub(super) async fn pull_manifest(
     reference: Reference,
     request: &Parts,
 ) -> Result<Response, ApiError> {
-    let Some(manifest) = access.manifest(&reference).await? else {
+    let found = match &reference {
+        Reference::Digest(digest) if request.method == Method::HEAD => access.held_manifest(digest).await?,
+        reference => access.manifest(reference).await?,
+    };
+    let Some(manifest) = found else {
         let repository = access.repository().clone();
         return Err(ApiError::ManifestUnknown { repository, reference: reference.to_string() });
     };

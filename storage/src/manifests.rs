@@ -71,6 +71,15 @@ impl Reader {
         }
     }
 
+    /// A manifest of this repository by its digest, looked up in the store each time: clients skip a push on this answer.
+    pub async fn held_manifest(&self, digest: &Digest) -> Result<Option<Arc<StoredManifest>>, BackendError> {
+        let Some(stored) = self.revision(digest).await? else { return Ok(None) };
+        if self.backend().sizes(&[layout::blob(&stored)]).await? == [None] {
+            return Ok(None);
+        }
+        self.stored_manifest(&stored).await
+    }
+
     async fn remembered_revision(&self, digest: &Digest) -> Result<Option<Digest>, BackendError> {
         let revisions = &self.registry.caches.revisions;
         let key = (self.repository.clone(), *digest);

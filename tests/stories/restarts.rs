@@ -116,3 +116,22 @@ async fn what_a_stopped_server_has_got_of_an_upload_is_carried_on_from() {
     alice.finish(&upload, layer.digest()).await.expect(StatusCode::CREATED);
     assert_eq!(alice.pull("team/app", layer.digest()).await, layer);
 }
+
+#[tokio::test]
+async fn what_one_server_deleted_another_one_does_not_claim_to_have() {
+    let first = TestRegistry::start().await;
+    let second = first.replica().await;
+    let image = Image::of(vec![Layer::random(1000)]);
+    first.user("alice").push("team/app", "1", &image).await;
+    let digest = Layer::from_bytes(image.manifest.clone()).digest();
+    let manifest = format!("/v2/team/app/manifests/{digest}");
+    let bob = second.user("bob");
+    assert_eq!(bob.pull_manifest("team/app", &digest.to_string()).await, image.manifest);
+    let there = bob.head(&manifest).await.expect(StatusCode::OK);
+    assert_eq!(there.header("content-length"), Some(&*image.manifest.len().to_string()));
+    first.user("alice").delete(&manifest).await.expect(StatusCode::ACCEPTED);
+    // Whoever asks so before a push would skip it.
+    bob.head(&manifest).await.expect(StatusCode::NOT_FOUND);
+    bob.push("team/app", "1", &image).await;
+    bob.head(&manifest).await.expect(StatusCode::OK);
+}
