@@ -3,3 +3,4 @@
 mod injected;
 mod killed;
 mod refused;
+mod synced;

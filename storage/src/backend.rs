@@ -68,6 +68,10 @@ pub trait Backend: fmt::Debug + Send + Sync + 'static {
     /// the rest. Uploads below it are to be discarded first: a bucket keeps their parts elsewhere.
     async fn delete_folder(&self, folder: &Folder) -> Result<(), BackendError>;
 
+    /// When something last came to `folder` or went, by the store's clock; of a bucket, when the newest object below it was written.
+    /// `None` when it does not exist.
+    async fn changed(&self, folder: &Folder) -> Result<Option<SystemTime>, BackendError>;
+
     /// Lists the names directly below `folder`, in byte order of the bare names (`v1` before `v1-a`), strictly after the name
     /// `after` (which need not exist), at most `limit` of them. A folder that does not exist has no children.
     async fn children(

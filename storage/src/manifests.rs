@@ -199,16 +199,8 @@ impl Writer {
         }
         let Reader { repository, registry } = &self.0;
         let backend = self.0.backend();
-        let key = layout::blob(digest);
-        // Looked at in the store, whole, each time: only so does a push heal what was torn or lost.
-        let kept = match backend.read(&key, bytes.len() as u64).await {
-            Ok(kept) => kept.is_some_and(|kept| kept == bytes),
-            Err(error) if error.fault == crate::backend::Fault::TooLarge => false,
-            Err(error) => return Err(error.into()),
-        };
-        if !kept {
-            backend.write(&key, bytes.clone()).await?;
-        }
+        // Also where it is there already: it may be torn, or of somebody who has not made it durable yet.
+        backend.write(&layout::blob(digest), bytes.clone()).await?;
         loop {
             links::write(backend, &layout::revision_link(repository, digest), digest).await?;
             registry.caches.revisions.forget(&(repository.clone(), *digest));

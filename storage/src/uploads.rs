@@ -181,8 +181,10 @@ impl Upload {
             self.stage.discard().await?;
             return Err(FinishError::DigestMismatch { expected: *digest, actual });
         }
-        self.stage.publish(&layout::blob(digest)).await?;
-        Ok(self.writer.link_blob(digest, digest).await?)
+        // The link first: once the bytes are a blob the upload is gone, and a client that is told of a failure could not try again.
+        // Until then it counts for nothing, like any link to a blob that is not there.
+        self.writer.link_blob(digest, digest).await?;
+        Ok(self.stage.publish(&layout::blob(digest)).await?)
     }
 
     /// Forgets the upload and all its bytes.
@@ -257,9 +259,13 @@ async fn purge(
     deadline: SystemTime,
     what: Purge,
 ) -> Result<bool, BackendError> {
-    match backend.upload(upload).await? {
-        Some(status) if status.touched < deadline => {}
-        _ => return Ok(false),
+    let touched = match backend.upload(upload).await? {
+        Some(status) => Some(status.touched),
+        // What a crash left of one that was finished, cancelled or hardly begun.
+        None => backend.changed(&layout::upload(upload)).await?,
+    };
+    if touched.is_none_or(|touched| touched >= deadline) {
+        return Ok(false);
     }
     if what == Purge::Report {
         tracing::info!(%upload, "abandoned upload");
@@ -267,11 +273,12 @@ async fn purge(
     }
     // Opening it shows that nobody is writing to it.
     match backend.stage(upload).await {
-        Ok(Some(stage)) => stage.discard().await.map(|()| true),
-        Ok(None) => Ok(false),
-        Err(error) if error.fault == crate::backend::Fault::Busy => Ok(false),
-        Err(error) => Err(error),
+        Ok(Some(stage)) => stage.discard().await?,
+        Ok(None) => backend.delete_folder(&layout::upload(upload)).await?,
+        Err(error) if error.fault == crate::backend::Fault::Busy => return Ok(false),
+        Err(error) => return Err(error),
     }
+    Ok(true)
 }
 
 /// Bytes on their way from a body to the stage, and their share of the budget.

@@ -12,14 +12,15 @@ use serde_json::json;
 
 use crate::harness::{Image, Layer, TestRegistry, User, process::Process, tool, until, user::Answer};
 
-/// The calls by which a push touches its folder. `write` is not among them, since it also wakes the server's own threads.
-const CALLS: [&str; 11] = [
+/// The calls by which a push touches its folder: `pwritev` writes uploads, `pwrite64` links, manifests and what is known of uploads.
+const CALLS: [&str; 12] = [
     "mkdir",
     "openat",
     "statx",
     "flock",
     "ftruncate",
     "pwritev",
+    "pwrite64",
     "fdatasync",
     "fsync",
     "getdents64",
@@ -66,7 +67,7 @@ async fn an_upload_whose_state_cannot_be_written_is_carried_on_from_the_one_befo
     let folder = registry.data().join("repositories/team/app/_uploads").join(id);
 
     let state = folder.join("hashstates/sha256/200000");
-    let faults = Faults::inject(&strace, &registry, "write", "ENOSPC", "1+", Some(state)).await;
+    let faults = Faults::inject(&strace, &registry, "pwrite64", "ENOSPC", "1+", Some(state)).await;
     let octets = [("content-type", "application/octet-stream")];
     let more = layer.from(100_000).slice(..100_000);
     let refused = alice.ask(Method::PATCH, &upload.location(), &octets, more).await;
@@ -109,6 +110,31 @@ async fn a_disk_that_hangs_does_not_keep_a_server_from_stopping() {
     until(async || !Path::new(&format!("/proc/{id}/exe")).exists()).await;
     assert!(push.await.unwrap().is_err(), "nobody is told that it was done");
     drop(hanging);
+}
+
+#[tokio::test]
+async fn an_upload_that_could_not_be_finished_is_finished_by_the_same_request() {
+    let Some(strace) = tool::debian("strace") else { return };
+    let registry = TestRegistry::start().await;
+    let alice = registry.user("alice");
+    for sent_before in [0, 200_000] {
+        let layer = Layer::random(300_000);
+        let upload = alice.begin_upload("team/app").await;
+        if sent_before > 0 {
+            alice.send(&upload, layer.first(sent_before)).await;
+        }
+        let hex = layer.digest().hex().to_string();
+        let folder = registry.data().join("repositories/team/app/_layers/sha256").join(hex);
+        let faults = Faults::inject(&strace, &registry, "mkdir", "ENOSPC", "1+", Some(folder)).await;
+        let refused = alice.finish_with(&upload, &layer.digest(), layer.from(sent_before)).await;
+        refused.expect(StatusCode::INSUFFICIENT_STORAGE);
+        assert!(faults.heal().await > 0);
+        alice.head(&format!("/v2/team/app/blobs/{}", layer.digest())).await.expect(StatusCode::NOT_FOUND);
+
+        let finished = alice.finish_with(&upload, &layer.digest(), layer.from(sent_before)).await;
+        finished.expect(StatusCode::CREATED);
+        assert_eq!(alice.pull("team/app", layer.digest()).await, layer);
+    }
 }
 
 /// Pushes while every call of a kind, or every second one, fails, for each kind; a push that fails does so with one of these

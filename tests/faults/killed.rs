@@ -4,11 +4,12 @@ use std::ops::Range;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use hyper::StatusCode;
+use bytes::Bytes;
+use hyper::{Method, StatusCode};
 use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
 
-use crate::harness::{Image, Layer, TestRegistry};
+use crate::harness::{Image, Layer, MIB, TestRegistry, User, until, user::Answer};
 
 /// How often servers are killed. CI's patience bounds it; `WHARF_TEST_KILLS` asks for more.
 const KILLS: u32 = 300;
@@ -29,6 +30,8 @@ async fn what_was_acknowledged_outlives_any_kill() {
 /// Kills one server at every `step`th of the instants that `kills` number, and looks at what it kept.
 async fn kill_while_people_push(kills: Range<u32>, step: u32) {
     let acknowledged: Arc<Mutex<Vec<(String, Image)>>> = Arc::default();
+    let carried: Arc<Mutex<Vec<Layer>>> = Arc::default();
+    let mut sessions: Vec<_> = (0..2).map(|_| Session::new()).collect();
     let mut registry = TestRegistry::start().await;
     let kills: Vec<_> = kills.step_by(step as usize).collect();
     for kill in &kills {
@@ -52,6 +55,20 @@ async fn kill_while_people_push(kills: Range<u32>, step: u32) {
                 })
             })
             .collect();
+        let carriers: Vec<_> = sessions
+            .drain(..)
+            .map(|mut session| {
+                let user = registry.user("carol");
+                let (pushed, carried) = (Arc::clone(&pushed), Arc::clone(&carried));
+                tokio::spawn(async move {
+                    while session.carry_on(&user).await {
+                        carried.lock().unwrap().push(std::mem::replace(&mut session, Session::new()).layer);
+                        pushed.add_permits(1);
+                    }
+                    session
+                })
+            })
+            .collect();
         // Another instant each time, some within the first push, and however slow the machine is, most after another.
         drop(pushed.acquire_many(kill % 4).await);
         tokio::time::sleep(Duration::from_micros(u64::from(*kill) * 3700 % 20_000)).await;
@@ -59,12 +76,24 @@ async fn kill_while_people_push(kills: Range<u32>, step: u32) {
         for push in pushes {
             push.await.unwrap();
         }
+        for carrier in carriers {
+            sessions.push(carrier.await.unwrap());
+        }
     }
 
     let bob = registry.user("bob");
+    let mut carried = std::mem::take(&mut *carried.lock().unwrap());
+    for mut session in sessions {
+        assert!(session.carry_on(&bob).await, "what was cut last is carried on, too");
+        carried.push(session.layer);
+    }
+    for layer in &carried {
+        assert_eq!(bob.pull("team/app", layer.digest()).await, *layer);
+    }
     let acknowledged = std::mem::take(&mut *acknowledged.lock().unwrap());
-    let count = acknowledged.len();
-    assert!(count > kills.len() / 2, "too few pushes were acknowledged to tell: {count}");
+    let (images, blobs) = (acknowledged.len(), carried.len());
+    let enough = images + blobs > kills.len() / 2 && images > 0 && blobs > 0;
+    assert!(enough, "too few pushes were acknowledged to tell: {images} and {blobs}");
     let listed = bob.all_tags("team/app").await;
     for (tag, image) in &acknowledged {
         assert!(listed.binary_search(tag).is_ok(), "{tag} is listed");
@@ -80,6 +109,94 @@ async fn kill_while_people_push(kills: Range<u32>, step: u32) {
     registry.assert_blobs_whole();
     // And it goes on.
     bob.push("team/app", "after", &Image::of(vec![Layer::random(1000)])).await;
+}
+
+/// A blob on its way in chunks, which goes on at the next server when one is killed.
+struct Session {
+    layer: Layer,
+    /// Where the next chunk goes, as the latest answer said.
+    location: Option<String>,
+    /// How many bytes were acknowledged.
+    kept: usize,
+    /// Whether it may have become a blob unheard.
+    is_ending: bool,
+}
+
+impl Session {
+    fn new() -> Self {
+        Self { layer: Layer::random(200_000), location: None, kept: 0, is_ending: false }
+    }
+
+    /// Sends what is left of it, and tells whether the blob was acknowledged before the server went away.
+    async fn carry_on(&mut self, user: &User) -> bool {
+        match self.try_carry_on(user).await {
+            Ok(()) => true,
+            Err(_) => false,
+        }
+    }
+
+    async fn try_carry_on(&mut self, user: &User) -> Result<(), Box<dyn std::error::Error + Send + Sync>> {
+        const CHUNK: usize = 70_000;
+        const OCTETS: [(&str, &str); 1] = [("content-type", "application/octet-stream")];
+        let blob = format!("/v2/team/app/blobs/{}", self.layer.digest());
+        match self.location.clone() {
+            None => {
+                let begun =
+                    user.try_ask(&Method::POST, "/v2/team/app/blobs/uploads/", &[], Bytes::new()).await?;
+                self.moved(&begun.expect(StatusCode::ACCEPTED));
+            }
+            Some(location) => {
+                let status = user.try_ask(&Method::GET, &location, &[], Bytes::new()).await?;
+                if self.is_ending && status.status == StatusCode::NOT_FOUND {
+                    user.try_ask(&Method::HEAD, &blob, &[], Bytes::new()).await?.expect(StatusCode::OK);
+                    return Ok(());
+                }
+                let status = status.expect(StatusCode::NO_CONTENT);
+                self.moved(&status);
+                let end: usize = status.header("range").unwrap().strip_prefix("0-").unwrap().parse().unwrap();
+                let end = if end == 0 { 0 } else { end + 1 };
+                assert!(end >= self.kept, "{end} bytes of {} that were acknowledged", self.kept);
+                self.kept = end;
+            }
+        }
+        while self.kept < self.layer.bytes().len() {
+            let chunk = self.layer.from(self.kept);
+            let chunk = chunk.slice(..chunk.len().min(CHUNK));
+            let length = chunk.len();
+            let location = self.location.clone().unwrap();
+            let sent = user.try_ask(&Method::PATCH, &location, &OCTETS, chunk).await?;
+            self.moved(&sent.expect(StatusCode::ACCEPTED));
+            self.kept += length;
+        }
+        self.is_ending = true;
+        let last = format!("{}?digest={}", self.location.as_ref().unwrap(), self.layer.digest());
+        user.try_ask(&Method::PUT, &last, &OCTETS, Bytes::new()).await?.expect(StatusCode::CREATED);
+        Ok(())
+    }
+
+    fn moved(&mut self, answer: &Answer) {
+        self.location = Some(answer.header("location").unwrap().to_owned());
+    }
+}
+
+#[tokio::test]
+async fn a_long_body_that_is_cut_by_a_kill_is_carried_on_from_its_checkpoint() {
+    let registry = TestRegistry::start().await;
+    let alice = registry.user("alice");
+    let layer = Layer::random(72 * MIB);
+    let upload = alice.begin_upload("team/app").await;
+    let body = alice.send_of(72 * MIB, &upload, layer.first(70 * MIB)).await;
+    let id = upload.location().rsplit('/').next().unwrap().to_owned();
+    let states = registry.data().join("repositories/team/app/_uploads").join(id).join("hashstates/sha256");
+    let checkpoint = 64 * MIB;
+    until(async || states.join(checkpoint.to_string()).exists()).await;
+    let registry = registry.restart().await;
+    drop(body);
+    let alice = registry.user("alice");
+    assert_eq!(alice.upload_end(&upload).await, checkpoint);
+    alice.send(&upload, layer.from(checkpoint)).await;
+    alice.finish(&upload, layer.digest()).await.expect(StatusCode::CREATED);
+    assert_eq!(alice.pull("team/app", layer.digest()).await, layer);
 }
 
 #[tokio::test]

@@ -234,17 +234,23 @@ impl User {
         upload.moved_to(self.location(&answer.expect(StatusCode::ACCEPTED)));
     }
 
-    /// Announces one byte more than it sends, and goes away.
-    pub(crate) async fn send_then_hang_up(&self, upload: &Upload, bytes: Bytes) {
+    /// Announces so many bytes, sends some of them, and waits.
+    pub(crate) async fn send_of(&self, announced: usize, upload: &Upload, bytes: Bytes) -> TcpStream {
         let mut connection = TcpStream::connect(self.address).await.expect("the registry takes connections");
         let head = format!(
             "PATCH {} HTTP/1.1\r\nhost: {}\r\ncontent-type: application/octet-stream\r\ncontent-length: {}\r\n\r\n",
             upload.location(),
             self.address,
-            bytes.len() + 1,
+            announced,
         );
         connection.write_all(head.as_bytes()).await.unwrap();
         connection.write_all(&bytes).await.unwrap();
+        connection
+    }
+
+    /// Announces one byte more than it sends, and goes away.
+    pub(crate) async fn send_then_hang_up(&self, upload: &Upload, bytes: Bytes) {
+        let mut connection = self.send_of(bytes.len() + 1, upload, bytes).await;
         // What was sent arrives; then the connection ends in the middle of the body, and the registry closes its side
         // once it has dealt with that.
         connection.shutdown().await.unwrap();

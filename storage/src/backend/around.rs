@@ -2,6 +2,7 @@
 
 use std::fmt;
 use std::sync::Arc;
+use std::time::SystemTime;
 
 use async_trait::async_trait;
 use bytes::Bytes;
@@ -33,6 +34,7 @@ pub enum Verb {
     DeleteIf,
     DeleteEmpty,
     DeleteFolder,
+    Changed,
     Children,
     BeginUpload,
     Upload,
@@ -58,6 +60,7 @@ impl Verb {
         Self::DeleteIf,
         Self::DeleteEmpty,
         Self::DeleteFolder,
+        Self::Changed,
         Self::Children,
         Self::BeginUpload,
         Self::Upload,
@@ -83,6 +86,7 @@ impl Verb {
             Self::DeleteIf => "delete_if",
             Self::DeleteEmpty => "delete_empty",
             Self::DeleteFolder => "delete_folder",
+            Self::Changed => "changed",
             Self::Children => "children",
             Self::BeginUpload => "begin_upload",
             Self::Upload => "upload",
@@ -148,6 +152,10 @@ impl<A: Around> Backend for Surrounded<A> {
 
     async fn delete_folder(&self, folder: &Folder) -> Result<(), BackendError> {
         self.around.around(Verb::DeleteFolder, self.backend.delete_folder(folder)).await
+    }
+
+    async fn changed(&self, folder: &Folder) -> Result<Option<SystemTime>, BackendError> {
+        self.around.around(Verb::Changed, self.backend.changed(folder)).await
     }
 
     async fn children(

@@ -13,6 +13,7 @@ use std::fmt;
 use std::num::NonZeroUsize;
 use std::ops::Range;
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::SystemTime;
 
 use async_trait::async_trait;
 use bytes::Bytes;
@@ -153,6 +154,16 @@ impl Backend for Bucket {
             absent(deleted).map_err(|error| failed("delete", folder, error))?;
         }
         Ok(())
+    }
+
+    async fn changed(&self, folder: &Folder) -> Result<Option<SystemTime>, BackendError> {
+        let mut objects = self.store.list(Some(&Path::from(folder.as_str())));
+        let mut newest = None;
+        while let Some(object) = objects.next().await {
+            let object = object.map_err(|error| failed("look up", folder, error))?;
+            newest = newest.max(Some(object.last_modified.into()));
+        }
+        Ok(newest)
     }
 
     async fn children(

@@ -8,7 +8,7 @@ use std::ops::Range;
 use std::pin::pin;
 use std::sync::Arc;
 use std::task::Poll;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 use bytes::Bytes;
 use futures_util::{StreamExt, TryStreamExt, stream};
@@ -54,6 +54,7 @@ pub async fn check(make: impl Fn() -> Replicas) {
         what_was_put_in_the_place_of_what_was_seen_stays
         a_folder_goes_with_all_below_it_and_nothing_beside_it
         only_an_empty_folder_goes_for_being_empty
+        a_folder_tells_when_something_came_to_it
         names_come_in_byte_order_page_by_page
         many_names_are_paged_through_once_each
         the_store_can_be_probed_and_shows_nothing_of_it
@@ -303,6 +304,17 @@ async fn a_folder_goes_with_all_below_it_and_nothing_beside_it(
     assert_eq!(there.sizes(&below.collect::<Vec<_>>()).await?, [None; 3]);
     assert_eq!(there.sizes(&beside.collect::<Vec<_>>()).await?, [Some(1); 4]);
     assert_eq!(names(&**there, &tags()).await?, ["v", "v1-a", "v1.2", "v10"]);
+    Ok(())
+}
+
+async fn a_folder_tells_when_something_came_to_it(Replicas { here, there }: &Replicas) -> Outcome {
+    assert!(here.changed(&tags()).await?.is_none());
+    for name in ["first", "second"] {
+        let before = SystemTime::now() - Duration::from_secs(2);
+        here.write(&tags().object(name), "x".into()).await?;
+        let changed = there.changed(&tags()).await?.expect("it exists");
+        assert!(before < changed && changed < SystemTime::now() + Duration::from_secs(2));
+    }
     Ok(())
 }
 

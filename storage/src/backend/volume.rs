@@ -11,6 +11,7 @@ use std::fs::File;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::SystemTime;
 
 use async_trait::async_trait;
 use bytes::Bytes;
@@ -118,6 +119,7 @@ impl Volume {
         if options.access == Access::ReadWrite {
             let staging = files.path(layout::staging().as_str());
             files.make_folder(&staging).map_err(|error| VolumeError::of("make", &staging, error))?;
+            files.sync_way_to(&staging).map_err(|error| VolumeError::of("sync", &staging, error))?;
             files.probe_writing().map_err(|error| VolumeError::of("write to", &staging, error))?;
             files.sweep_staging();
         }
@@ -216,6 +218,15 @@ impl Backend for Volume {
     async fn delete_folder(&self, folder: &Folder) -> Result<(), BackendError> {
         let path = self.files.path(folder.as_str());
         self.blocking("delete", folder.as_str(), move |files| files.delete_folder(&path)).await
+    }
+
+    async fn changed(&self, folder: &Folder) -> Result<Option<SystemTime>, BackendError> {
+        let path = self.files.path(folder.as_str());
+        self.blocking("look up", folder.as_str(), move |_| match std::fs::metadata(&path) {
+            Err(error) if files::is_absence(&error) => Ok(None),
+            found => found?.modified().map(Some),
+        })
+        .await
     }
 
     async fn children(
@@ -350,6 +361,70 @@ mod tests {
         let torn = layout::upload_checkpoint(&upload, Algorithm::Sha256, 9);
         std::fs::write(folder.path().join(torn.as_str()), b"sha\x03").unwrap();
         assert_eq!(volume.upload(&upload).await.unwrap().unwrap().checkpoint.offset(), 5);
+    }
+
+    #[tokio::test]
+    async fn an_upload_whose_bytes_have_become_a_blob_is_none_and_is_purged() {
+        let (folder, volume) = volume();
+        let upload = key();
+        volume.begin_upload(&upload, Algorithm::Sha256).await.unwrap();
+        let mut stage = volume.stage(&upload).await.unwrap().unwrap();
+        let mut hasher = Hasher::new(Algorithm::Sha256);
+        hasher.update(b"bytes");
+        stage.push(vec!["bytes".into()]).await.unwrap();
+        stage.checkpoint(&hasher.state()).await.unwrap();
+        // As it is between the two steps of a publication, or after a crash there.
+        std::fs::rename(
+            folder.path().join(layout::upload_data(&upload).as_str()),
+            folder.path().join("blob"),
+        )
+        .unwrap();
+        assert!(volume.upload(&upload).await.unwrap().is_none());
+        assert!(volume.stage(&upload).await.unwrap().is_none(), "nor does looking for it make one");
+        assert!(!folder.path().join(layout::upload_data(&upload).as_str()).exists());
+
+        let registry = Registry::new(Arc::new(volume), RegistryOptions::default());
+        let hour = std::time::Duration::from_secs(60 * 60);
+        for (deadline, purged) in [(SystemTime::now() - hour, 0), (SystemTime::now() + hour, 1)] {
+            assert_eq!(registry.purge_uploads(deadline, crate::Purge::Remove).await.unwrap(), purged);
+        }
+        assert!(!folder.path().join(layout::upload(&upload).as_str()).exists());
+    }
+
+    #[test]
+    fn of_two_who_write_and_remove_at_once_none_loses_what_the_other_has_not_seen() {
+        let folder = tempfile::tempdir().unwrap();
+        let options = VolumeOptions { durability: Durability::Buffered, access: Access::ReadWrite };
+        let [writing, removing] = [(), ()].map(|()| Volume::open(folder.path(), options).unwrap().files);
+        let link =
+            writing.path(layout::tags(&"team/app".parse().unwrap()).folder("v1").object("link").as_str());
+        let folder_of_tag = link.parent().unwrap().to_owned();
+        const VERSIONS: u32 = 1000;
+        let is_over = std::sync::atomic::AtomicBool::new(false);
+        let removed = std::thread::scope(|scope| {
+            let remover = scope.spawn(|| {
+                let mut removed = Vec::new();
+                while !is_over.load(std::sync::atomic::Ordering::SeqCst) {
+                    let Some((seen, _)) = files::open(&link).unwrap() else { continue };
+                    if removing.delete_if(&link, &seen).unwrap() {
+                        removed.push(io::read_to_string(seen).unwrap().parse::<u32>().unwrap());
+                        removing.delete_empty(&folder_of_tag).unwrap();
+                    }
+                }
+                removed
+            });
+            for version in 0..=VERSIONS {
+                writing.write(&link, version.to_string().as_bytes()).unwrap();
+            }
+            is_over.store(true, std::sync::atomic::Ordering::SeqCst);
+            remover.join().unwrap()
+        });
+        let left = std::fs::read_to_string(&link).ok();
+        let is_removed = removed.last() == Some(&VERSIONS);
+        assert_eq!(left, (!is_removed).then(|| VERSIONS.to_string()), "{} were removed", removed.len());
+        assert!(removed.is_sorted() && !removed.is_empty());
+        let staging = writing.path(layout::staging().as_str());
+        assert_eq!(std::fs::read_dir(staging).unwrap().count(), 0);
     }
 
     #[tokio::test]

@@ -146,6 +146,36 @@ async fn an_upload_is_carried_on_from_what_was_acknowledged() {
 }
 
 #[tokio::test]
+async fn an_upload_that_could_not_be_finished_is_finished_by_trying_the_same_again() {
+    let digest = Digest::of(Algorithm::Sha256, CONTENT);
+    for call in 0.. {
+        let store = empty_registry();
+        let faults = Arc::new(Faults::default());
+        let faulty = Surrounded::new(store.backend.clone(), faults.clone());
+        let writer = Registry::new(Arc::new(faulty), RegistryOptions::default()).writer(name("team/app"));
+        let id = writer.begin_upload(Algorithm::Sha256).await.unwrap();
+        // As a PUT with the whole body does it.
+        let finish = async || -> Outcome {
+            let mut upload = writer.resume_upload(id).await?.ok_or("the upload is gone")?;
+            upload.receive(body([CONTENT])).await?;
+            Ok(upload.finish(&digest).await?)
+        };
+        faults.fail(call, Failure { fault: Fault::Full, moment: Moment::Before });
+        let first = finish().await;
+        if faults.heal().len() <= call {
+            first.unwrap();
+            assert!(call > 2, "it takes some calls");
+            break;
+        }
+        assert!(first.is_err() && pull(&store.registry, "team/app", &digest).await.is_none());
+        if let Err(error) = finish().await {
+            panic!("again after call {call}: {error}");
+        }
+        assert_eq!(pull(&store.registry, "team/app", &digest).await.unwrap(), CONTENT);
+    }
+}
+
+#[tokio::test]
 async fn a_blob_is_mounted_or_not() {
     try_with_every_fault(
         async |registry, before, _: &()| {

@@ -4,11 +4,12 @@ use std::time::{Duration, SystemTime};
 
 use futures_util::{StreamExt, stream};
 use proptest::prelude::*;
+use storage::backend::around::Verb;
 use storage::backend::{BackendError, Fault};
 use storage::{Algorithm, Digest, FinishError, Purge, ReceiveError, Registry, RegistryOptions, layout};
 
 use super::{CASES, empty_registry};
-use crate::harness::{HungUp, body, cases, name, pull, tell};
+use crate::harness::{HungUp, body, calls, cases, name, pull, tell};
 
 fn content(length: usize) -> Vec<u8> {
     (0..length).map(|at| at.to_le_bytes()[0] ^ at.to_le_bytes()[1]).collect()
@@ -141,6 +142,59 @@ async fn old_uploads_are_purged_unless_somebody_writes_to_them() {
     assert_eq!(registry.registry.purge_uploads(SystemTime::now() + hour, Purge::Report).await.unwrap(), 1);
     assert!(writer.upload(id).await.unwrap().is_some(), "it was only reported");
     assert_eq!(registry.registry.purge_uploads(SystemTime::now() + hour, Purge::Remove).await.unwrap(), 1);
+}
+
+#[tokio::test]
+async fn what_a_crash_left_of_an_upload_is_purged_when_it_is_old() {
+    let registry = empty_registry();
+    let repository = name("team/app");
+    let writer = registry.registry.writer(repository.clone());
+    let id = writer.begin_upload(Algorithm::Sha256).await.unwrap();
+    let mut upload = writer.resume_upload(id).await.unwrap().unwrap();
+    upload.receive(body([&b"cancelled"[..]])).await.unwrap();
+    upload.keep().await.unwrap();
+    drop(upload);
+    let key = storage::layout::UploadKey { repository: repository.clone(), id };
+    registry.backend.delete(&layout::upload_started(&key)).await.unwrap();
+
+    let uploads = layout::uploads(&layout::repository(&repository));
+    let hour = Duration::from_secs(60 * 60);
+    for (deadline, left) in [(SystemTime::now() - hour, 1), (SystemTime::now() + hour, 0)] {
+        let purged = registry.registry.purge_uploads(deadline, Purge::Remove).await.unwrap();
+        assert_eq!(purged, 1 - left);
+        assert_eq!(registry.backend.children(&uploads, None, 9).await.unwrap().names.len(), left);
+    }
+}
+
+#[tokio::test]
+async fn a_blob_that_is_pushed_by_its_sha256_is_not_read_again() {
+    let registry = empty_registry();
+    let all = content(300_000);
+    let digest = sha256(&all);
+    let pushed = calls(&registry, async |registry| {
+        let writer = registry.writer(name("team/app"));
+        let id = writer.begin_upload(Algorithm::Sha256).await.unwrap();
+        for half in all.chunks(150_000) {
+            let mut upload = writer.resume_upload(id).await.unwrap().unwrap();
+            upload.receive(body([half])).await.unwrap();
+            upload.keep().await.unwrap();
+        }
+        writer.resume_upload(id).await.unwrap().unwrap().finish(&digest).await.unwrap();
+    });
+    let pushed = pushed.await;
+    let count = |verb| pushed.iter().find(|(it, _)| *it == verb).map_or(0, |(_, calls)| *calls);
+    assert_eq!([Verb::Content, Verb::Open, Verb::Read, Verb::ReadMany].map(count), [0; 4]);
+    assert_eq!([Verb::Publish, Verb::Write].map(count), [1, 1], "the blob and its link");
+
+    // Another algorithm than the one that was announced is the exception.
+    let read_again = calls(&registry, async |registry| {
+        let writer = registry.writer(name("team/app"));
+        let id = writer.begin_upload(Algorithm::Sha256).await.unwrap();
+        let mut upload = writer.resume_upload(id).await.unwrap().unwrap();
+        upload.receive(body([&*all])).await.unwrap();
+        upload.finish(&Digest::of(Algorithm::Sha512, &all)).await.unwrap();
+    });
+    assert!(read_again.await.contains(&(Verb::Content, 1)));
 }
 
 #[tokio::test]

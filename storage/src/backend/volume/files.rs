@@ -1,12 +1,13 @@
-//! The few ways in which a volume touches files and folders, each durable when it returns. All of it blocks.
+//! The few ways in which a volume touches files and folders, each durable when it returns unless it says otherwise. All of it blocks.
 
 use std::fs::{self, File};
-use std::io::{self, Read as _, Write as _};
-use std::os::unix::fs::MetadataExt;
+use std::io::{self, Read as _};
+use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
 use bytes::Bytes;
+use quick_cache::sync::Cache;
 use uuid::Uuid;
 
 use super::{Durability, sync};
@@ -22,7 +23,12 @@ const ATTEMPTS: usize = 8;
 pub(super) struct Files {
     root: PathBuf,
     durability: Durability,
+    /// Folders to which the way from the root was synced by this process.
+    reached: Cache<PathBuf, FolderId>,
 }
+
+/// Which folder it was: one that is removed and made again is another.
+type FolderId = (u64, u64, Option<SystemTime>);
 
 /// What reading a small file gave.
 pub(super) enum Read {
@@ -36,7 +42,8 @@ pub(super) enum Read {
 
 impl Files {
     pub(super) fn new(root: PathBuf, durability: Durability) -> Self {
-        Self { root, durability }
+        const REMEMBERED: usize = 4096;
+        Self { root, durability, reached: Cache::new(REMEMBERED) }
     }
 
     /// The path of a key or folder.
@@ -50,9 +57,9 @@ impl Files {
 
     /// Puts `bytes` at `path`, atomically.
     pub(super) fn write(&self, path: &Path, bytes: &[u8]) -> io::Result<()> {
-        let (staged, mut file) = self.stage()?;
+        let (staged, file) = self.stage()?;
         let written = file
-            .write_all(bytes)
+            .write_all_at(bytes, 0)
             .and_then(|()| sync(&file, self.durability))
             .and_then(|()| self.rename(&staged, path));
         if written.is_err() {
@@ -73,7 +80,10 @@ impl Files {
         let mut attempts = 0;
         loop {
             match put() {
-                Ok(()) => return self.sync_folder(parent),
+                Ok(()) => {
+                    self.sync_folder(parent)?;
+                    return self.sync_way_to(parent);
+                }
                 // The folder is not there yet, or somebody who found it empty has just removed it.
                 Err(error)
                     if error.kind() == io::ErrorKind::NotFound && attempts < ATTEMPTS && from.exists() =>
@@ -86,21 +96,40 @@ impl Files {
         }
     }
 
-    /// Makes a folder and those above it. Syncs each folder that has a new one in it.
+    /// Makes a folder and those above it, up to the root; not durably.
     pub(super) fn make_folder(&self, folder: &Path) -> io::Result<()> {
-        match fs::create_dir(folder) {
-            Ok(()) => self.sync_folder(parent(folder)?),
+        let make = || match fs::create_dir(folder) {
             Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(()),
-            Err(error) if error.kind() == io::ErrorKind::NotFound && folder.starts_with(&self.root) => {
-                let parent = parent(folder)?;
-                self.make_folder(parent)?;
-                match fs::create_dir(folder) {
-                    Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(()),
-                    made => made.and_then(|()| self.sync_folder(parent)),
-                }
+            made => made,
+        };
+        match make() {
+            Err(error) if error.kind() == io::ErrorKind::NotFound && folder != self.root => {
+                self.make_folder(parent(folder)?)?;
+                make()
             }
-            Err(error) => Err(error),
+            made => made,
         }
+    }
+
+    /// Makes the entries durable that lead from the root to a folder, whoever made it: they may not have synced it, or not yet.
+    pub(super) fn sync_way_to(&self, folder: &Path) -> io::Result<()> {
+        if self.durability == Durability::Buffered || folder == self.root {
+            return Ok(());
+        }
+        let found = match fs::metadata(folder) {
+            // Nothing is in it any more.
+            Err(error) if is_absence(&error) => return Ok(()),
+            found => found?,
+        };
+        let id = (found.dev(), found.ino(), found.created().ok());
+        if self.reached.get(folder) == Some(id) {
+            return Ok(());
+        }
+        let parent = parent(folder)?;
+        self.sync_folder(parent)?;
+        self.sync_way_to(parent)?;
+        self.reached.insert(folder.to_owned(), id);
+        Ok(())
     }
 
     /// Removes a file, and says whether there was one.
@@ -188,14 +217,6 @@ impl Files {
         }
     }
 
-    /// Makes the entries of a folder durable, and those of all that lead to it.
-    pub(super) fn sync_folders_to(&self, folder: &Path) -> io::Result<()> {
-        folder
-            .ancestors()
-            .take_while(|ancestor| ancestor.starts_with(&self.root))
-            .try_for_each(|it| self.sync_folder(it))
-    }
-
     /// Looks into the root.
     pub(super) fn probe(&self) -> io::Result<()> {
         fs::read_dir(&self.root)?.next().transpose().map(drop)
@@ -203,8 +224,8 @@ impl Files {
 
     /// Writes a file and removes it.
     pub(super) fn probe_writing(&self) -> io::Result<()> {
-        let (staged, mut file) = self.stage()?;
-        let written = file.write_all(b"probe");
+        let (staged, file) = self.stage()?;
+        let written = file.write_all_at(b"probe", 0);
         fs::remove_file(&staged)?;
         written
     }

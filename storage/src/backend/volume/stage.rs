@@ -5,7 +5,7 @@
 
 use std::fs::{self, File, OpenOptions, TryLockError};
 use std::io::{self, IoSlice};
-use std::os::unix::fs::MetadataExt;
+use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::SystemTime;
@@ -34,20 +34,21 @@ pub(super) struct VolumeStage {
     end: u64,
     /// Up to where the disk was set to work.
     written_out: u64,
-    /// Whether the folders that lead to the upload are known to be durable.
-    reachable: bool,
 }
 
 /// Makes the folder of a new upload. It is not synced: a machine's crash costs the client nothing but another beginning.
 pub(super) fn begin(files: &Files, upload: &UploadKey, algorithm: Algorithm) -> io::Result<()> {
-    fs::create_dir_all(files.path(layout::upload(upload).as_str()))?;
+    files.make_folder(&files.path(layout::upload(upload).as_str()))?;
     // Without any state the hash is a sha256, as in distribution.
     if algorithm != Algorithm::Sha256 {
         write_checkpoint(files, upload, &Hasher::new(algorithm).state())?;
     }
+    // Made here alone: what is gone was published, and is not to be taken for an upload of nothing.
+    let data = files.path(layout::upload_data(upload).as_str());
+    OpenOptions::new().write(true).create(true).truncate(false).open(data)?;
     // The upload exists from here on.
     let started = humantime::format_rfc3339_seconds(SystemTime::now()).to_string();
-    fs::write(files.path(layout::upload_started(upload).as_str()), started)
+    File::create(files.path(layout::upload_started(upload).as_str()))?.write_all_at(started.as_bytes(), 0)
 }
 
 /// How far an upload has come.
@@ -56,15 +57,11 @@ pub(super) fn status(files: &Files, upload: &UploadKey) -> io::Result<Option<Upl
         Err(error) if files::is_absence(&error) => return Ok(None),
         started => started?,
     };
-    let mut touched = started.modified()?;
-    let mut size = 0;
-    let mut busy = false;
-    if let Some((data, length)) = files::open(&files.path(layout::upload_data(upload).as_str()))? {
-        touched = touched.max(data.metadata()?.modified()?);
-        size = length;
-        // Let go of at once, when `data` goes.
-        busy = matches!(data.try_lock_shared(), Err(TryLockError::WouldBlock));
-    }
+    let data = files.path(layout::upload_data(upload).as_str());
+    let Some((data, size)) = files::open(&data)? else { return Ok(None) };
+    let touched = started.modified()?.max(data.metadata()?.modified()?);
+    // Let go of at once, when `data` goes.
+    let busy = matches!(data.try_lock_shared(), Err(TryLockError::WouldBlock));
     Ok(Some(UploadStatus { checkpoint: last_checkpoint(files, upload, size)?, touched, busy }))
 }
 
@@ -106,14 +103,13 @@ fn checkpoints(files: &Files, upload: &UploadKey, algorithm: Algorithm) -> io::R
     Ok(offsets)
 }
 
-/// Writes a hash state down. In place: a torn one does not parse.
-fn write_checkpoint(files: &Files, upload: &UploadKey, state: &HashState) -> io::Result<()> {
+/// Writes a hash state down; not durably. In place: a torn one does not parse.
+fn write_checkpoint(files: &Files, upload: &UploadKey, state: &HashState) -> io::Result<File> {
     let folder = files.path(layout::upload_checkpoints(upload, state.algorithm()).as_str());
-    fs::create_dir_all(&folder)?;
+    files.make_folder(&folder)?;
     let file = File::create(folder.join(state.offset().to_string()))?;
-    io::Write::write_all(&mut &file, state.as_bytes())?;
-    sync(&file, files.durability())?;
-    files.sync_folder(&folder)
+    file.write_all_at(state.as_bytes(), 0)?;
+    Ok(file)
 }
 
 impl VolumeStage {
@@ -124,7 +120,7 @@ impl VolumeStage {
         if files::size(&started)?.is_none() {
             return Ok(None);
         }
-        let data = match OpenOptions::new().read(true).write(true).create(true).truncate(false).open(&path) {
+        let data = match OpenOptions::new().read(true).write(true).open(&path) {
             Err(error) if files::is_absence(&error) => return Ok(None),
             data => data?,
         };
@@ -141,7 +137,7 @@ impl VolumeStage {
         let end = resumed_from.offset();
         data.set_len(end)?;
         let data = Arc::new(data);
-        Ok(Some(Self { files, key, data, resumed_from, end, written_out: end, reachable: false }))
+        Ok(Some(Self { files, key, data, resumed_from, end, written_out: end }))
     }
 }
 
@@ -194,14 +190,13 @@ impl Stage for VolumeStage {
     async fn checkpoint(&mut self, state: &HashState) -> Result<(), BackendError> {
         let (files, key, data, state) =
             (self.files.clone(), self.key.clone(), self.data.clone(), state.clone());
-        let reachable = self.reachable;
         blocking("checkpoint", &self.key.to_string(), move || {
             // The bytes first: a state must never promise more than the disk has.
             sync(&data, files.durability())?;
-            write_checkpoint(&files, &key, &state)?;
-            if !reachable {
-                files.sync_folders_to(&files.path(layout::upload(&key).as_str()).join("hashstates"))?;
-            }
+            sync(&write_checkpoint(&files, &key, &state)?, files.durability())?;
+            let folder = files.path(layout::upload_checkpoints(&key, state.algorithm()).as_str());
+            files.sync_folder(&folder)?;
+            files.sync_way_to(&folder)?;
             for offset in checkpoints(&files, &key, state.algorithm())? {
                 if offset != state.offset() {
                     files::remove(
@@ -211,9 +206,7 @@ impl Stage for VolumeStage {
             }
             Ok(())
         })
-        .await?;
-        self.reachable = true;
-        Ok(())
+        .await
     }
 
     async fn content(&mut self) -> Result<Object, BackendError> {
@@ -226,8 +219,11 @@ impl Stage for VolumeStage {
         blocking("publish", &key.to_string(), move || {
             sync(&data, files.durability())?;
             files.rename(&files.path(layout::upload_data(&key).as_str()), &to)?;
-            // A crash before this leaves an upload without bytes, which the purge removes.
-            files.delete_folder(&files.path(layout::upload(&key).as_str()))
+            // It is done. What a crash or a failure leaves is no upload without its bytes, and the purge removes it.
+            if let Err(error) = fs::remove_dir_all(files.path(layout::upload(&key).as_str())) {
+                tracing::debug!(upload = %key, error = &error as &dyn std::error::Error, "a finished upload is not removed");
+            }
+            Ok(())
         })
         .await
     }
@@ -235,7 +231,7 @@ impl Stage for VolumeStage {
     async fn discard(self: Box<Self>) -> Result<(), BackendError> {
         let Self { files, key, data, .. } = *self;
         blocking("discard", &key.to_string(), move || {
-            files.delete(&files.path(layout::upload_started(&key).as_str()))?;
+            files::remove(&files.path(layout::upload_started(&key).as_str()))?;
             files.delete_folder(&files.path(layout::upload(&key).as_str()))?;
             // Held until here, so that nobody resumes what is going away.
             drop(data);
