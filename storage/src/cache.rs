@@ -196,3 +196,51 @@ impl<K: Eq + Hash + Clone> Lookups<K> {
 /// The moment a reading began.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct ReadingSince(u64, Instant);
+
+#[cfg(test)]
+mod tests {
+    use bytes::Bytes;
+
+    use super::*;
+    use crate::digest::Algorithm;
+    use crate::manifest::MediaType;
+
+    const MIB: u64 = 1 << 20;
+
+    fn caches(manifest_cache_bytes: u64) -> Caches {
+        Caches::new(&RegistryOptions { manifest_cache_bytes, ..RegistryOptions::default() })
+    }
+
+    #[test]
+    fn a_manifest_of_any_allowed_size_is_kept_on_a_machine_of_any_size() {
+        let caches = caches(32 * MIB);
+        for number in 0..64_u8 {
+            let digest = Digest::of(Algorithm::Sha256, &[number]);
+            let bytes = Bytes::from(vec![number; 4 << 20]);
+            let manifest = StoredManifest { digest, media_type: MediaType::OciManifest, bytes };
+            caches.manifests.insert(digest, Arc::new(manifest));
+            assert!(caches.manifests.get(&digest).is_some());
+        }
+        let [manifests, ..] = caches.usage();
+        assert!(manifests.bytes.unwrap() <= 32 * MIB && manifests.entries >= 4, "{manifests:?}");
+        // That is not what it makes by itself of many processors.
+        assert_eq!(caches.manifests.entries.num_shards(), 4);
+    }
+
+    #[test]
+    fn descriptors_with_large_annotations_take_no_more_memory_than_is_theirs() {
+        let caches = caches(32 * MIB);
+        for number in 0..100_u8 {
+            let descriptor = ReferrerDescriptor {
+                media_type: "application/vnd.oci.image.manifest.v1+json".to_owned(),
+                digest: Digest::of(Algorithm::Sha256, &[number]),
+                size: MIB,
+                artifact_type: None,
+                annotations: [("note".to_owned(), "x".repeat(1 << 20))].into(),
+            };
+            caches.referrers.insert(descriptor.digest, Arc::new(descriptor));
+        }
+        let [_, referrers, ..] = caches.usage();
+        assert!(referrers.bytes.unwrap() <= 8 * MIB && referrers.entries < 8, "{referrers:?}");
+    }
+}

@@ -243,6 +243,11 @@ pub fn upload_content(key: &UploadKey, name: Uuid) -> Key {
     upload(key).folder("content").object(&name.to_string())
 }
 
+/// All that is kept.
+pub fn registry() -> Folder {
+    Folder("docker/registry".to_owned())
+}
+
 /// What is written to see whether a bucket may be written to.
 pub fn probe() -> Key {
     Key("docker/registry/wharf/probe".to_owned())

@@ -1,13 +1,15 @@
 //! A store that takes no more, and a registry that is told not to take any.
 
-use std::fs;
+use std::fs::{self, Permissions};
+use std::os::unix::fs::PermissionsExt;
+use std::os::unix::process::CommandExt;
 use std::path::Path;
 use std::process::{Command, Stdio};
 
 use hyper::StatusCode;
 use serde_json::{Value, json};
 
-use crate::harness::{Image, Layer, MIB, TestRegistry, User, registry::overlay, tool, until};
+use crate::harness::{Image, Layer, MIB, TestRegistry, User, registry::overlay, tool, until, wharf};
 
 /// A file system that is mounted for as long as it lives.
 struct Mounted(tempfile::TempDir);
@@ -84,6 +86,74 @@ async fn a_full_disk_refuses_with_507_and_loses_nothing() {
     says(&alice, "ready\n").await;
     assert!(metrics(&alice).await.contains("\nwharf_store_writable 1\n"));
     alice.push("team/app", "after", &Image::of(vec![Layer::random(MIB)])).await;
+}
+
+/// Starts a server on a folder that it cannot use, perhaps as another user, and returns why it does not start.
+fn complaint_about(folder: &Path, program: &Path, user: Option<u32>) -> String {
+    let mut command = Command::new(program);
+    command.arg("serve").env_clear().env("REGISTRY_HTTP_ADDR", "127.0.0.1:0");
+    command.env("REGISTRY_STORAGE_FILESYSTEM_ROOTDIRECTORY", folder).current_dir("/");
+    if let Some(user) = user {
+        command.uid(user).gid(user);
+    }
+    let ended = command.output().unwrap();
+    assert_eq!(ended.status.code(), Some(1));
+    String::from_utf8(ended.stderr).unwrap()
+}
+
+#[test]
+fn a_folder_on_a_read_only_file_system_is_named_at_the_start() {
+    if !tool::root() {
+        return;
+    }
+    let empty = tempfile::tempdir().unwrap();
+    let folder = Mounted::folder(empty.path(), "ro");
+    let complaint = complaint_about(folder.0.path(), &wharf::path(), None);
+    let named = format!(
+        "{}/docker/registry/wharf/staging is on a file system that is mounted read-only",
+        folder.0.path().display()
+    );
+    assert!(complaint.contains(&named), "{complaint}");
+    assert!(complaint.contains("storage.maintenance.readonly"), "{complaint}");
+}
+
+#[test]
+fn a_folder_that_this_user_may_not_use_is_named_at_the_start() {
+    if !tool::root() {
+        return;
+    }
+    const NOBODY: u32 = 65_534;
+    let parent = tempfile::tempdir().unwrap();
+    let folder = parent.path().join("data");
+    std::fs::create_dir(&folder).unwrap();
+    let allow = |path: &Path, mode| std::fs::set_permissions(path, Permissions::from_mode(mode)).unwrap();
+    allow(parent.path(), 0o755);
+    // The checkout may lie where only this user can go.
+    let programs = tempfile::tempdir().unwrap();
+    allow(programs.path(), 0o755);
+    let program = programs.path().join("wharf");
+    std::fs::copy(wharf::path(), &program).unwrap();
+    for (mode, act) in [(0o755, "make"), (0o700, "list"), (0o711, "list")] {
+        allow(&folder, mode);
+        let complaint = complaint_about(&folder, &program, Some(NOBODY));
+        assert!(
+            complaint.contains(&format!("user {NOBODY} may not {act} {}", folder.display())),
+            "{complaint}"
+        );
+    }
+    allow(parent.path(), 0o700);
+    let complaint = complaint_about(&folder, &program, Some(NOBODY));
+    assert!(complaint.contains(&format!("may not look into {}", folder.display())), "{complaint}");
+}
+
+#[tokio::test]
+async fn a_folder_that_holds_no_registry_yet_is_named_in_the_log() {
+    let registry = TestRegistry::start().await;
+    registry.line_with("the folder holds no registry yet").await;
+    registry.user("alice").push("team/app", "1", &Image::of(vec![Layer::random(10)])).await;
+    let registry = registry.restart().await;
+    let log = registry.log_until("listening").await;
+    assert!(!log.iter().any(|line| line.contains("no registry yet")), "{log:#?}");
 }
 
 #[tokio::test]

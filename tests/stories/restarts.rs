@@ -1,6 +1,6 @@
 //! Servers that stop, are killed, and are several.
 
-use hyper::StatusCode;
+use hyper::{Method, StatusCode};
 use serde_json::json;
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
@@ -134,4 +134,22 @@ async fn what_one_server_deleted_another_one_does_not_claim_to_have() {
     bob.head(&manifest).await.expect(StatusCode::NOT_FOUND);
     bob.push("team/app", "1", &image).await;
     bob.head(&manifest).await.expect(StatusCode::OK);
+}
+
+#[tokio::test]
+async fn a_limit_that_is_lowered_is_for_manifests_to_come() {
+    let before = TestRegistry::start().await;
+    let layers: Vec<_> = (0..20).map(|_| Layer::random(10)).collect();
+    let image = Image::of(layers);
+    before.user("alice").push("team/app", "1", &image).await;
+    let lower = json!({ "validation": { "manifests": { "maxbytes": "1KiB" } }, "storage": { "delete": { "enabled": true } } });
+    let after = before.replica_with(lower).await;
+    let bob = after.user("bob");
+    assert_eq!(bob.pull_manifest("team/app", "1").await, image.manifest);
+    let manifest = format!("/v2/team/app/manifests/{}", image.digest());
+    let kind = [("content-type", Image::MEDIA_TYPE)];
+    let refused = bob.ask(Method::PUT, &manifest, &kind, image.manifest.clone()).await;
+    refused.expect(StatusCode::PAYLOAD_TOO_LARGE);
+    bob.delete(&manifest).await.expect(StatusCode::ACCEPTED);
+    bob.get(&manifest).await.expect(StatusCode::NOT_FOUND);
 }

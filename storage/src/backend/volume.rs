@@ -114,6 +114,10 @@ impl Volume {
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Err(VolumeError::Missing(root)),
             Err(error) => return Err(VolumeError::of("look into", &root, error)),
         }
+        if !root.join(layout::registry().as_str()).exists() {
+            // Right for the first start; after that, it is what a volume looks like that is not mounted.
+            tracing::info!(folder = %root.display(), "the folder holds no registry yet; if it should, see whether its volume is mounted");
+        }
         let files = Files::new(root.clone(), options.durability);
         files.probe().map_err(|error| VolumeError::of("list", &root, error))?;
         if options.access == Access::ReadWrite {
