@@ -1,8 +1,13 @@
 //! Debian's docker-registry on a folder of Wharf's, and Wharf on one of its: nobody has to stay.
 
+use std::fs;
+
+use hyper::{Method, StatusCode};
+use serde_json::{Value, json};
+
 use crate::{
     clients::containers::Containers,
-    harness::{Image, Layer, TestRegistry, tool},
+    harness::{Image, Layer, TestRegistry, User, image::descriptor, tool},
 };
 
 #[tokio::test]
@@ -34,6 +39,148 @@ async fn what_docker_registry_keeps_wharf_serves() {
     let mut tags = old.user("carol").tags("team/app").await;
     tags.sort();
     assert_eq!(tags, expected);
+}
+
+#[tokio::test]
+async fn an_upload_goes_on_at_either_wherever_it_began() {
+    let Some(program) = tool::debian("docker-registry") else { return };
+    // Its URLs are signed, and only those who share the secret take them.
+    let wharf = TestRegistry::with(json!({ "http": { "secret": "shared" } })).await;
+    let old = wharf.served_by(&program).await;
+    let (here, there) = (wharf.user("alice"), old.user("alice"));
+    for [first, second] in [[&here, &there], [&there, &here]] {
+        for last in [first, second] {
+            let layer = Layer::random(300_000);
+            let upload = first.begin_upload("team/app").await;
+            second.send(&upload, layer.first(100_000)).await;
+            first.send(&upload, layer.bytes().slice(100_000..200_000)).await;
+            assert_eq!(second.upload_end(&upload).await, 200_000);
+            second.send(&upload, layer.from(200_000)).await;
+            last.finish(&upload, layer.digest()).await.expect(StatusCode::CREATED);
+            for user in [first, second] {
+                assert_eq!(user.pull("team/app", layer.digest()).await, layer);
+            }
+        }
+    }
+}
+
+#[tokio::test]
+async fn what_docker_registry_tore_is_absent_and_healed_by_a_push() {
+    let Some(program) = tool::debian("docker-registry") else { return };
+    let old = TestRegistry::foreign(&program).await;
+    let image = Image::of(vec![Layer::random(1000)]);
+    old.user("alice").push("team/app", "kept", &image).await;
+    old.user("alice").push("team/app", "torn", &image).await;
+    let digest = image.digest();
+    let repository = old.data().join("repositories/team/app");
+    let (revision, layer) = (digest.hex().to_string(), image.layers[0].digest());
+    // It writes links in place: killed, it leaves none of the digest or some of it.
+    for left in ["", "sha256:", &digest.to_string()[..40]] {
+        let wharf = old.replica().await;
+        let bob = wharf.user("bob");
+        fs::write(repository.join("_manifests/tags/torn/current/link"), left).unwrap();
+        bob.get("/v2/team/app/manifests/torn").await.expect(StatusCode::NOT_FOUND);
+        assert_eq!(bob.pull_manifest("team/app", "kept").await, image.manifest);
+        if left.is_empty() {
+            assert_eq!(bob.tags("team/app").await, ["kept"]);
+        }
+        fs::write(repository.join("_layers/sha256").join(layer.hex().to_string()).join("link"), left)
+            .unwrap();
+        bob.head(&format!("/v2/team/app/blobs/{layer}")).await.expect(StatusCode::NOT_FOUND);
+        fs::write(repository.join("_manifests/revisions/sha256").join(&revision).join("link"), left).unwrap();
+        bob.head(&format!("/v2/team/app/manifests/{digest}")).await.expect(StatusCode::NOT_FOUND);
+
+        bob.push("team/app", "torn", &image).await;
+        for user in [wharf.user("carol"), old.user("carol")] {
+            for tag in ["kept", "torn"] {
+                assert_eq!(user.pull_manifest("team/app", tag).await, image.manifest, "after {left:?}");
+            }
+            assert_eq!(user.pull("team/app", layer).await, image.layers[0]);
+        }
+    }
+}
+
+#[tokio::test]
+async fn repositories_lie_within_each_other_in_either() {
+    let Some(program) = tool::debian("docker-registry") else { return };
+    let wharf = TestRegistry::start().await;
+    let old = wharf.served_by(&program).await;
+    let names = ["team", "team-b/app", "team/app", "team/app-b", "team/app/deep/er", "team/blobs/uploads"];
+    let mut images = Vec::new();
+    for (n, name) in names.into_iter().enumerate() {
+        let image = Image::of(vec![Layer::random(100)]);
+        [&wharf, &old][n % 2].user("alice").push(name, "v1", &image).await;
+        images.push(image);
+    }
+    for registry in [&wharf, &old] {
+        let bob = registry.user("bob");
+        let mut listed: Vec<String> =
+            serde_json::from_value(bob.get("/v2/_catalog").await.json()["repositories"].take()).unwrap();
+        // Docker-registry compares names piece by piece.
+        listed.sort();
+        assert_eq!(listed, names);
+        for (name, image) in names.iter().zip(&images) {
+            assert_eq!(bob.pull_manifest(name, "v1").await, image.manifest);
+            assert_eq!(bob.pull(name, image.layers[0].digest()).await, image.layers[0]);
+        }
+    }
+}
+
+#[tokio::test]
+async fn artifacts_stay_with_their_subject_whoever_took_them() {
+    let Some(program) = tool::debian("docker-registry") else { return };
+    let wharf = TestRegistry::start().await;
+    let old = wharf.served_by(&program).await;
+    let image = Image::of(vec![Layer::random(100)]);
+    old.user("alice").push("team/app", "v1", &image).await;
+    let (here, there) = (wharf.user("alice"), old.user("alice"));
+    let [signature, sbom] = ["signature", "sbom"].map(|note| artifact(&image, note));
+    put(&here, &signature).await;
+    // A client of a registry that knows no referrers lists them under a tag.
+    put(&there, &sbom).await;
+    let mut entry = descriptor(Image::MEDIA_TYPE, sbom.to_string().as_bytes());
+    entry["artifactType"] = sbom["artifactType"].clone();
+    let index = json!({
+        "schemaVersion": 2, "mediaType": "application/vnd.oci.image.index.v1+json", "manifests": [entry],
+    });
+    let tag = image.digest().to_string().replace(':', "-");
+    let kind = [("content-type", "application/vnd.oci.image.index.v1+json")];
+    let path = format!("/v2/team/app/manifests/{tag}");
+    there.ask(Method::PUT, &path, &kind, index.to_string().into()).await.expect(StatusCode::CREATED);
+
+    let listed = here.get(&format!("/v2/team/app/referrers/{}", image.digest())).await.expect(StatusCode::OK);
+    let listed = listed.json()["manifests"].take();
+    let mut digests: Vec<_> =
+        listed.as_array().unwrap().iter().map(|entry| entry["digest"].clone()).collect();
+    digests.sort_by_key(Value::to_string);
+    let mut expected = [&signature, &sbom].map(digest_of);
+    expected.sort_by_key(Value::to_string);
+    assert_eq!(digests, expected);
+    for user in [&here, &there] {
+        for manifest in [&signature, &sbom] {
+            let digest = digest_of(manifest);
+            let pulled = user.pull_manifest("team/app", digest.as_str().unwrap()).await;
+            assert_eq!(pulled, manifest.to_string());
+        }
+    }
+}
+
+/// An artifact about an image, which shares its config and layers.
+fn artifact(image: &Image, note: &str) -> Value {
+    let mut manifest: Value = serde_json::from_slice(&image.manifest).unwrap();
+    manifest["artifactType"] = json!(format!("application/vnd.example.{note}"));
+    manifest["subject"] = descriptor(Image::MEDIA_TYPE, &image.manifest);
+    manifest
+}
+
+fn digest_of(manifest: &Value) -> Value {
+    descriptor("", manifest.to_string().as_bytes())["digest"].clone()
+}
+
+async fn put(user: &User, manifest: &Value) {
+    let path = format!("/v2/team/app/manifests/{}", digest_of(manifest).as_str().unwrap());
+    let kind = [("content-type", Image::MEDIA_TYPE)];
+    user.ask(Method::PUT, &path, &kind, manifest.to_string().into()).await.expect(StatusCode::CREATED);
 }
 
 /// Pushes images in both formats, and one for several platforms.

@@ -41,7 +41,7 @@ impl TestRegistry {
 
     /// Starts another registry program, one that takes the same configuration, on the folder of this registry.
     pub(crate) async fn served_by(&self, program: &Path) -> Self {
-        Self::of(program.to_owned(), json!({}), Arc::clone(&self.folder)).await
+        Self::of(program.to_owned(), self.settings.clone(), Arc::clone(&self.folder)).await
     }
 
     /// Starts a registry program that is not Wharf, on a folder of its own.
