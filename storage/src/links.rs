@@ -12,6 +12,12 @@ use crate::layout::Key;
 /// The longest link is that of a sha512 digest; one that is longer is no link.
 pub(crate) const LIMIT_BYTES: u64 = 256;
 
+/// Whether an object of so many bytes may be a link: one that was torn has fewer.
+pub(crate) fn may_have(size: u64) -> bool {
+    let lengths = [("sha256:".len() + 64) as u64, ("sha512:".len() + 128) as u64];
+    lengths.contains(&size)
+}
+
 /// What the link at `key` points at.
 pub(crate) async fn read(backend: &dyn Backend, key: &Key) -> Result<Option<Digest>, BackendError> {
     match backend.read(key, LIMIT_BYTES).await {

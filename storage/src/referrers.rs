@@ -162,7 +162,9 @@ impl Referrers {
             .collect();
         let sizes = registry.backend.sizes(&keys).await?;
         for ((digest, descriptor), sizes) in listed.into_iter().zip(sizes.chunks_exact(3)) {
-            if let [Some(1..), Some(manifest_bytes), descriptor_bytes] = *sizes {
+            if let [Some(link_bytes), Some(manifest_bytes), descriptor_bytes] = *sizes
+                && links::may_have(link_bytes)
+            {
                 let bytes = descriptor_bytes.unwrap_or(manifest_bytes);
                 self.found.push_back(Found { digest, descriptor, bytes });
             }

@@ -62,14 +62,14 @@ impl Reader {
         Ok(digest)
     }
 
-    /// Leaves out the tags of which a crash left a folder, but no link.
+    /// Leaves out the tags of which a crash left a folder, but no link, or no whole one.
     async fn without_torn(&self, tags: Vec<Tag>) -> Result<Vec<Tag>, BackendError> {
         let links: Vec<_> = tags.iter().map(|tag| layout::tag_link(&self.repository, tag)).collect();
         let sizes = self.backend().sizes(&links).await?;
         Ok(tags
             .into_iter()
             .zip(sizes)
-            .filter_map(|(tag, size)| size.filter(|size| *size > 0).map(|_| tag))
+            .filter_map(|(tag, size)| size.filter(|size| links::may_have(*size)).map(|_| tag))
             .collect())
     }
 }

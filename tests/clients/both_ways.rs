@@ -81,9 +81,7 @@ async fn what_docker_registry_tore_is_absent_and_healed_by_a_push() {
         fs::write(repository.join("_manifests/tags/torn/current/link"), left).unwrap();
         bob.get("/v2/team/app/manifests/torn").await.expect(StatusCode::NOT_FOUND);
         assert_eq!(bob.pull_manifest("team/app", "kept").await, image.manifest);
-        if left.is_empty() {
-            assert_eq!(bob.tags("team/app").await, ["kept"]);
-        }
+        assert_eq!(bob.tags("team/app").await, ["kept"], "with {left:?}");
         fs::write(repository.join("_layers/sha256").join(layer.hex().to_string()).join("link"), left)
             .unwrap();
         bob.head(&format!("/v2/team/app/blobs/{layer}")).await.expect(StatusCode::NOT_FOUND);

@@ -132,12 +132,19 @@ async fn a_page_of_no_tags_says_whether_any_follow() {
 async fn a_torn_tag_is_healed_by_the_next_push() {
     let registry = empty_registry();
     let artifact = Artifact::noted("any");
+    registry.push("team/app", &artifact, &["v0", "v1"]).await;
     let link = layout::tag_link(&name("team/app"), &"v1".parse().unwrap());
-    registry.backend.write(&link, Bytes::new()).await.unwrap();
-    let v1 = Reference::Tag("v1".parse().unwrap());
-    assert!(registry.reader("team/app").manifest(&v1).await.unwrap().is_none());
-    registry.push("team/app", &artifact, &["v1"]).await;
-    assert_eq!(registry.reader("team/app").manifest(&v1).await.unwrap().unwrap().bytes, artifact.bytes);
+    let whole = artifact.digest.to_string();
+    for left in [0, 1, 7, 40, 70] {
+        registry.backend.write(&link, Bytes::copy_from_slice(&whole.as_bytes()[..left])).await.unwrap();
+        let reader = registry.another_replica().reader(name("team/app"));
+        let v1 = Reference::Tag("v1".parse().unwrap());
+        assert!(reader.manifest(&v1).await.unwrap().is_none());
+        let tags = reader.tags(None, 10).await.unwrap().unwrap().tags;
+        assert_eq!(tags.iter().map(|tag| tag.as_str()).collect::<Vec<_>>(), ["v0"], "{left} bytes are left");
+        registry.push("team/app", &artifact, &["v1"]).await;
+        assert_eq!(reader.manifest(&v1).await.unwrap().unwrap().bytes, artifact.bytes);
+    }
 }
 
 #[tokio::test]
