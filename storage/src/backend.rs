@@ -121,7 +121,7 @@ pub trait Stage: fmt::Debug + Send + Sync {
 
     /// Makes the pushed bytes the object at `to`, all or nothing, in place of whatever was there; after `Ok` they survive a crash.
     /// Takes time in proportion to nothing but what is still unwritten, except that a bucket has the store copy what is in parts.
-    /// The upload is gone afterwards; a crash may leave it, without bytes or at its last checkpoint.
+    /// The upload is gone afterwards; a crash may leave it at its last checkpoint, or leave something that is no upload any more.
     async fn publish(self: Box<Self>, to: &Key) -> Result<(), BackendError>;
 
     /// Forgets the upload and all its bytes.

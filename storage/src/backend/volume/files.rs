@@ -165,31 +165,19 @@ impl Files {
         if !deleted {
             self.place(&aside, path, || match fs::hard_link(&aside, path) {
                 Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(()),
+                // Where there are no hard links.
+                Err(_) => fs::rename(&aside, path),
                 put => put,
             })?;
         }
-        fs::remove_file(&aside)?;
+        remove(&aside)?;
         self.sync_folder(parent(path)?)?;
         Ok(deleted)
     }
 
     /// Removes a folder in which there is nothing but empty folders; any other stays.
     pub(super) fn delete_empty(&self, folder: &Path) -> io::Result<()> {
-        let entries = match fs::read_dir(folder) {
-            Err(error) if is_absence(&error) => return Ok(()),
-            entries => entries?,
-        };
-        for entry in entries {
-            let entry = entry?;
-            if entry.file_type()?.is_dir() {
-                self.delete_empty(&entry.path())?;
-            }
-        }
-        match fs::remove_dir(folder) {
-            Ok(()) => self.sync_folder(parent(folder)?),
-            Err(error) if is_absence(&error) || is_not_empty(&error) => Ok(()),
-            Err(error) => Err(error),
-        }
+        if prune(folder)? { self.sync_folder(parent(folder)?) } else { Ok(()) }
     }
 
     /// Removes a folder and all that is in it.
@@ -297,6 +285,25 @@ pub(super) fn remove(path: &Path) -> io::Result<()> {
     match fs::remove_file(path) {
         Err(error) if is_absence(&error) => Ok(()),
         removed => removed,
+    }
+}
+
+/// Removes a folder in which there is nothing but empty folders, and says whether it was one; not durably.
+fn prune(folder: &Path) -> io::Result<bool> {
+    let entries = match fs::read_dir(folder) {
+        Err(error) if is_absence(&error) => return Ok(false),
+        entries => entries?,
+    };
+    for entry in entries {
+        let entry = entry?;
+        if entry.file_type()?.is_dir() {
+            prune(&entry.path())?;
+        }
+    }
+    match fs::remove_dir(folder) {
+        Ok(()) => Ok(true),
+        Err(error) if is_absence(&error) || is_not_empty(&error) => Ok(false),
+        Err(error) => Err(error),
     }
 }
 
