@@ -79,7 +79,10 @@ async fn a_full_disk_refuses_with_507_and_loses_nothing() {
     assert!(metrics(&alice).await.contains("\nwharf_store_writable 0\n"));
     registry.line_with("the store takes nothing").await;
     assert_eq!(alice.pull_manifest("team/app", "kept").await, kept.manifest);
+    let registry = registry.restart().await;
+    let alice = registry.user("alice");
     assert_eq!(alice.pull("team/app", kept.layers[0].digest()).await, kept.layers[0]);
+    says(&alice, "ready\nnothing can be pushed: there is no space left\n").await;
     // Room again: the client gives up what filled the disk.
     fs::remove_file(filler).unwrap();
     alice.cancel(&upload).await.expect(StatusCode::NO_CONTENT);
@@ -108,10 +111,10 @@ fn a_folder_on_a_read_only_file_system_is_named_at_the_start() {
     }
     let empty = tempfile::tempdir().unwrap();
     let folder = Mounted::folder(empty.path(), "ro");
-    let complaint = complaint_about(folder.0.path(), &wharf::path(), None);
+    let complaint = complaint_about(folder.path(), &wharf::path(), None);
     let named = format!(
         "{}/docker/registry/wharf/staging is on a file system that is mounted read-only",
-        folder.0.path().display()
+        folder.path().display()
     );
     assert!(complaint.contains(&named), "{complaint}");
     assert!(complaint.contains("storage.maintenance.readonly"), "{complaint}");

@@ -50,7 +50,7 @@ pub enum Verb {
 
 impl Verb {
     /// Every verb: those of [`Backend`], then those of [`Stage`].
-    pub const ALL: [Self; 20] = [
+    pub const ALL: [Self; 21] = [
         Self::Open,
         Self::Read,
         Self::ReadMany,

@@ -95,6 +95,10 @@ pub enum VolumeError {
     },
 }
 
+fn is_full(error: &io::Error) -> bool {
+    matches!(error.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded)
+}
+
 impl Volume {
     /// Opens the folder `root`, which is made if its parent exists, and makes sure that it can be used as `options` say. Blocks.
     ///
@@ -124,7 +128,13 @@ impl Volume {
             let staging = files.path(layout::staging().as_str());
             files.make_folder(&staging).map_err(|error| VolumeError::of("make", &staging, error))?;
             files.sync_way_to(&staging).map_err(|error| VolumeError::of("sync", &staging, error))?;
-            files.probe_writing().map_err(|error| VolumeError::of("write to", &staging, error))?;
+            match files.probe_writing() {
+                // What is there can be pulled.
+                Err(error) if is_full(&error) => {
+                    tracing::warn!(folder = %staging.display(), "there is no space left")
+                }
+                written => written.map_err(|error| VolumeError::of("write to", &staging, error))?,
+            }
             files.sweep_staging();
         }
         Ok(Self { files: Arc::new(files), listings: Arc::default() })
