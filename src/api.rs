@@ -154,18 +154,19 @@ impl Api {
             return self.route(&caller, endpoint, request, body).await;
         }
         let called = Called::by(&request);
-        // Otherwise every login would seem to succeed.
-        if endpoint == Ok(Endpoint::Base) && !caller.showed_credential {
-            return Err(login.unauthorized(&called, Reason::Missing));
-        }
         let (uri, method) = (request.uri.clone(), request.method.clone());
-        match self.route(&caller, endpoint, request, body).await {
-            Err(ApiError::Denied { .. }) => {
+        let answer = match &endpoint {
+            // Otherwise every login would seem to succeed, and a client that logs in when it is asked to would be shown what anybody is.
+            Ok(Endpoint::Base | Endpoint::Catalog) if !caller.showed_credential => None,
+            _ => Some(self.route(&caller, endpoint, request, body).await),
+        };
+        match answer {
+            Some(answer) if !matches!(answer, Err(ApiError::Denied { .. })) => answer,
+            Some(_) | None => {
                 let scope = Endpoint::parse(uri.path()).ok().and_then(|endpoint| endpoint.scope(&method));
                 let reason = scope.as_deref().map_or(Reason::Missing, Reason::Scope);
                 Err(login.unauthorized(&called, reason))
             }
-            answer => answer,
         }
     }
 

@@ -191,6 +191,9 @@ async fn oras_and_helm_log_in_by_themselves() {
             }
         }
     }
+    // It shows its login only when it is asked to.
+    let listed = machine.run(&oras, ["repo", "ls", "--plain-http", &team.registry.host()]).await;
+    assert_eq!(listed, "team/art\nteam/shop\n");
     assert_eq!(machine.read("back/note.txt"), b"read me");
     assert_eq!(machine.read("back/shop-0.1.0.tgz"), machine.read("shop-0.1.0.tgz"));
 }
