@@ -7,6 +7,7 @@
 //! binding; here it may do what a binding says, such as the `cluster-admin` that every cluster has. So an identity that
 //! wrongly carries the group, from a tokens file or a certificate's `O`, gains nothing that no binding gives it.
 
+mod entry;
 mod explanation;
 mod objects;
 mod replacement;
@@ -19,7 +20,9 @@ use async_trait::async_trait;
 
 pub use explanation::{Explanation, Grant, Lack, Remedy, Shortfall};
 pub use objects::{Binding, Role, RoleKind, RoleRef, Subject};
-pub use replacement::Reach;
+
+pub(crate) use entry::Entry;
+pub(crate) use replacement::Reach;
 
 use self::objects::label;
 use crate::{AuthError, Authorizer, Decision, Identity, PolicyRule, ResourceAttributes};
@@ -71,7 +74,7 @@ pub struct Policy {
 
 /// What lies in one namespace, or in none.
 #[derive(Debug, Default)]
-struct Scope {
+pub(crate) struct Scope {
     roles: HashMap<Arc<str>, Box<[PolicyRule]>>,
     /// By their label.
     bindings: HashMap<Arc<str>, Arc<Bound>>,
@@ -81,7 +84,7 @@ struct Scope {
 
 /// A binding, ready to be found.
 #[derive(Debug, Eq, PartialEq)]
-struct Bound {
+pub(crate) struct Bound {
     /// What a decision calls it, such as `RoleBinding team/pullers`.
     label: Arc<str>,
     role: RoleRef,
@@ -126,7 +129,7 @@ impl Policy {
 
     /// Adds a role, or changes it.
     pub fn put_role(&mut self, role: Role) {
-        self.scope_mut(role.namespace.as_deref()).roles.insert(role.name.into(), role.rules.into());
+        self.put(role);
     }
 
     /// Forgets a role: bindings to it grant nothing from now on.
@@ -137,13 +140,11 @@ impl Policy {
 
     /// Adds a binding, or changes it.
     pub fn put_binding(&mut self, binding: Binding) {
-        let namespace = binding.namespace.clone();
-        self.add(namespace.as_deref(), Bound::from(binding));
+        self.put(binding);
     }
 
-    fn add(&mut self, namespace: Option<&str>, bound: Bound) {
+    fn add(&mut self, namespace: Option<&str>, bound: Arc<Bound>) {
         self.unbind(namespace, &bound.label);
-        let bound = Arc::new(bound);
         let scope = self.scope_mut(namespace);
         for subject in &bound.subjects {
             scope.named_by(subject).push(Arc::clone(&bound));
@@ -157,6 +158,7 @@ impl Policy {
         self.forget_if_empty(namespace);
     }
 
+    /// The scope may be empty afterwards.
     fn unbind(&mut self, namespace: Option<&str>, label: &str) {
         let scope = self.scope_mut(namespace);
         let Some(bound) = scope.bindings.remove(label) else { return };

@@ -12,8 +12,8 @@ use kube::api::ObjectMeta;
 use kube::{Api, Resource};
 use serde::de::DeserializeOwned;
 
-use crate::cluster::{Cluster, Listener, Lost, Pulse, watch};
-use crate::rbac::{Binding, Rbac, Reach, Role, RoleKind, RoleRef, Subject};
+use crate::cluster::{Cluster, Listener, Lost, watch};
+use crate::rbac::{Binding, Entry, Rbac, Reach, Role, RoleKind, RoleRef, Subject};
 use crate::{
     AccessReviews, AuthError, Authorizer, Decision, Identity, NoRandomness, PolicyRule, ResourceAttributes,
 };
@@ -47,16 +47,11 @@ impl WatchedBindings {
 
     /// Keeps `rbac` what the cluster has.
     fn follow(cluster: &Cluster, rbac: &Arc<Rbac>) -> BoxFuture<'static, ()> {
-        let client = || cluster.client();
         let watching = (
-            roles::<objects::ClusterRole>(Api::all(client()), rbac, cluster.watched("cluster roles")),
-            roles::<objects::Role>(Api::all(client()), rbac, cluster.watched("roles")),
-            bindings::<objects::ClusterRoleBinding>(
-                Api::all(client()),
-                rbac,
-                cluster.watched("cluster role bindings"),
-            ),
-            bindings::<objects::RoleBinding>(Api::all(client()), rbac, cluster.watched("role bindings")),
+            follow::<objects::ClusterRole>(cluster, rbac),
+            follow::<objects::Role>(cluster, rbac),
+            follow::<objects::ClusterRoleBinding>(cluster, rbac),
+            follow::<objects::RoleBinding>(cluster, rbac),
         );
         Box::pin(async {
             tokio::join!(watching.0, watching.1, watching.2, watching.3);
@@ -104,86 +99,66 @@ pub fn is_restricted(caller: &Identity) -> bool {
     caller.extra.contains_key(SCOPES)
 }
 
-/// Watches roles of one kind.
-fn roles<K>(api: Api<K>, rbac: &Arc<Rbac>, pulse: Arc<Pulse>) -> impl Future<Output = ()> + Send + use<K>
-where
-    K: Object + Into<Role>,
-{
-    watch(api, Roles(Arc::clone(rbac), PhantomData), pulse)
+/// Watches all objects of one kind.
+fn follow<K: Kind>(cluster: &Cluster, rbac: &Arc<Rbac>) -> impl Future<Output = ()> + Send + use<K> {
+    let heard = Heard::<K>(Arc::clone(rbac), PhantomData);
+    watch(Api::<K>::all(cluster.client()), heard, cluster.watched(K::NAME))
 }
 
-/// Watches bindings of one kind.
-fn bindings<K>(api: Api<K>, rbac: &Arc<Rbac>, pulse: Arc<Pulse>) -> impl Future<Output = ()> + Send + use<K>
-where
-    K: Object + Into<Binding>,
-{
-    watch(api, Bindings(Arc::clone(rbac), PhantomData), pulse)
-}
-
-/// An object of role-based access control.
-trait Object: Clone + Debug + DeserializeOwned + Resource + Send + 'static {
+/// A kind of object of role-based access control.
+trait Kind: Clone + Debug + DeserializeOwned + Resource<DynamicType = ()> + Send + 'static {
+    /// What it means.
+    type Meaning: Entry + From<Self>;
+    /// What messages call all of them.
+    const NAME: &'static str;
     const REACH: Reach;
 }
 
-impl Object for objects::ClusterRole {
+impl Kind for objects::ClusterRole {
+    type Meaning = Role;
+    const NAME: &'static str = "cluster roles";
     const REACH: Reach = Reach::Cluster;
 }
 
-impl Object for objects::Role {
+impl Kind for objects::Role {
+    type Meaning = Role;
+    const NAME: &'static str = "roles";
     const REACH: Reach = Reach::Namespaces;
 }
 
-impl Object for objects::ClusterRoleBinding {
+impl Kind for objects::ClusterRoleBinding {
+    type Meaning = Binding;
+    const NAME: &'static str = "cluster role bindings";
     const REACH: Reach = Reach::Cluster;
 }
 
-impl Object for objects::RoleBinding {
+impl Kind for objects::RoleBinding {
+    type Meaning = Binding;
+    const NAME: &'static str = "role bindings";
     const REACH: Reach = Reach::Namespaces;
 }
 
-struct Roles<K>(Arc<Rbac>, PhantomData<fn(K)>);
+/// Puts what is heard of one kind into the policy.
+struct Heard<K>(Arc<Rbac>, PhantomData<fn(K)>);
 
-impl<K: Object + Into<Role>> Listener for Roles<K> {
+impl<K: Kind> Listener for Heard<K> {
     type Object = K;
-    type Item = Role;
+    type Item = K::Meaning;
 
-    fn read(object: K) -> Role {
+    fn read(object: K) -> K::Meaning {
         object.into()
     }
 
-    fn all(&mut self, roles: Vec<Role>) {
-        self.0.replace_roles(K::REACH, roles);
+    fn all(&mut self, items: Vec<K::Meaning>) {
+        self.0.replace_all(K::REACH, items);
     }
 
-    fn put(&mut self, role: Role) {
-        self.0.change(|policy| policy.put_role(role));
+    fn put(&mut self, item: K::Meaning) {
+        self.0.change(|policy| policy.put(item));
     }
 
-    fn remove(&mut self, role: Role) {
-        self.0.change(|policy| policy.remove_role(role.namespace.as_deref(), &role.name));
-    }
-}
-
-struct Bindings<K>(Arc<Rbac>, PhantomData<fn(K)>);
-
-impl<K: Object + Into<Binding>> Listener for Bindings<K> {
-    type Object = K;
-    type Item = Binding;
-
-    fn read(object: K) -> Binding {
-        object.into()
-    }
-
-    fn all(&mut self, bindings: Vec<Binding>) {
-        self.0.replace_bindings(K::REACH, bindings);
-    }
-
-    fn put(&mut self, binding: Binding) {
-        self.0.change(|policy| policy.put_binding(binding));
-    }
-
-    fn remove(&mut self, binding: Binding) {
-        self.0.change(|policy| policy.remove_binding(binding.namespace.as_deref(), &binding.name));
+    fn remove(&mut self, item: K::Meaning) {
+        self.0.change(|policy| policy.remove(item));
     }
 }
 
