@@ -125,7 +125,6 @@ impl Login {
             Shown::Nothing => return Ok(Caller::anonymous()),
             Shown::Credential(credential) => credential,
             Shown::Certificate(Subject { credential, .. }) => credential,
-            Shown::Nonsense => return Err(self.refused(request, NONSENSE, challenge()).await),
         };
         match self.identify(&credential, source(request)).await {
             Ok(known) => Ok(Caller { identity: known.identity, showed_credential: true }),
@@ -162,9 +161,6 @@ impl Login {
             _ => return Err(ApiError::MethodNotAllowed { allow: "GET, HEAD, POST".to_owned() }),
         };
         let (known, shown) = match shown {
-            Shown::Nonsense => {
-                return Err(self.refused(&request, NONSENSE, Challenge::of_passwords()).await);
-            }
             Shown::Nothing => (Authenticated { identity: Arc::clone(&ANONYMOUS), expires: None }, None),
             Shown::Credential(credential) => {
                 (self.known_for_token(&request, &credential).await?, credential.token().cloned())
@@ -222,9 +218,6 @@ impl Login {
     }
 }
 
-/// Why something was refused that is no credential.
-const NONSENSE: &str = "what is shown cannot be read";
-
 /// The answer of the token endpoint. When it was made is left out: a clock that is off would end it early.
 #[derive(Serialize)]
 struct Token<'a> {
@@ -244,41 +237,48 @@ enum Shown {
     Nothing,
     Credential(Credential),
     Certificate(Subject),
-    /// Something that nobody can read.
-    Nonsense,
 }
 
-/// Reads `Authorization` (RFC 9110 §11.6.2).
+impl Shown {
+    /// Something that is no credential.
+    fn unreadable(text: &[u8]) -> Self {
+        Self::Credential(Credential::Unreadable(Secret::new(String::from_utf8_lossy(text))))
+    }
+}
+
+/// Reads `Authorization` (RFC 9110 §11.6.2), which stands there once.
 fn credential(headers: &HeaderMap) -> Shown {
-    let mut values = headers.get_all(header::AUTHORIZATION).iter();
-    let (value, None) = (values.next(), values.next()) else { return Shown::Nonsense };
-    let Some(value) = value else { return Shown::Nothing };
-    let Some((scheme, rest)) = value.to_str().ok().and_then(|text| text.split_once(' ')) else {
-        return Shown::Nonsense;
-    };
+    let values = headers.get_all(header::AUTHORIZATION);
+    let mut each = values.iter();
+    let Some(first) = each.next() else { return Shown::Nothing };
+    let read = if each.next().is_none() { authorization(first) } else { None };
+    read.unwrap_or_else(|| {
+        let all: Vec<&[u8]> = values.iter().map(HeaderValue::as_bytes).collect();
+        Shown::unreadable(&all.concat())
+    })
+}
+
+fn authorization(value: &HeaderValue) -> Option<Shown> {
+    let (scheme, rest) = value.to_str().ok()?.split_once(' ')?;
     let rest = rest.trim();
     if scheme.eq_ignore_ascii_case("bearer") {
-        // OpenShift's registry gives this to nobody in particular.
-        return if rest == "anonymous" {
-            Shown::Nothing
-        } else {
-            Shown::Credential(Credential::Token(Secret::new(rest)))
-        };
+        return Some(match rest {
+            // OpenShift's registry gives this to nobody in particular.
+            "anonymous" => Shown::Nothing,
+            token => Shown::Credential(Credential::Token(Secret::new(token))),
+        });
     }
     if !scheme.eq_ignore_ascii_case("basic") {
-        return Shown::Nonsense;
+        return None;
     }
-    let Some(text) = BASE64_STANDARD.decode(rest).ok().and_then(|bytes| String::from_utf8(bytes).ok()) else {
-        return Shown::Nonsense;
-    };
-    match text.split_once(':') {
-        None => Shown::Nonsense,
+    let text = String::from_utf8(BASE64_STANDARD.decode(rest).ok()?).ok()?;
+    Some(match text.split_once(':')? {
         // How containers/image spells that it has nothing to show.
-        Some(("", "")) => Shown::Nothing,
-        Some((user, password)) => {
+        ("", "") => Shown::Nothing,
+        (user, password) => {
             Shown::Credential(Credential::Password { user: user.to_owned(), password: Secret::new(password) })
         }
-    }
+    })
 }
 
 /// Reads the certificate of the connection. One that has ended since it began is no longer good.
@@ -287,7 +287,7 @@ fn of_certificate(request: &Parts) -> Shown {
     let Some(certificate) = peer.and_then(|peer| peer.certificates.first()) else { return Shown::Nothing };
     match Subject::of(certificate).filter(|subject| subject.expires > SystemTime::now()) {
         Some(subject) => Shown::Certificate(subject),
-        None => Shown::Nonsense,
+        None => Shown::unreadable(certificate),
     }
 }
 
@@ -295,7 +295,9 @@ fn of_certificate(request: &Parts) -> Shown {
 async fn form(body: Body) -> Result<Shown, ApiError> {
     let bytes = match Limited::new(body, MAX_FORM_BYTES).collect().await {
         Ok(whole) => whole.to_bytes(),
-        Err(error) if error.is::<http_body_util::LengthLimitError>() => return Ok(Shown::Nonsense),
+        Err(error) if error.is::<http_body_util::LengthLimitError>() => {
+            return Ok(Shown::unreadable(b"a form that is too long"));
+        }
         Err(error) => return Err(ApiError::of_body(error)),
     };
     let mut grant = None;
@@ -313,7 +315,7 @@ async fn form(body: Body) -> Result<Shown, ApiError> {
         Some("password") if user.is_empty() && password.is_empty() => Shown::Nothing,
         Some("password") => Shown::Credential(Credential::Password { user, password: Secret::new(password) }),
         Some("refresh_token") => Shown::Credential(Credential::Token(Secret::new(refresh_token))),
-        Some(_) => Shown::Nonsense,
+        Some(other) => Shown::unreadable(other.as_bytes()),
         None => Shown::Nothing,
     })
 }

@@ -99,11 +99,9 @@ impl Authenticators {
         credential: &Credential,
         source: IpAddr,
     ) -> Result<Authenticated, AuthenticationError> {
-        ensure_well_formed(credential)?;
         let verdict = match self.verdicts.look(credential).await {
             Looked::Found(verdict) => self.ensure_current(verdict),
             Looked::Missing(place) => {
-                ensure_readable(credential)?;
                 let verdict = self.judge(credential, source, place.was_known).await?;
                 place.remember(&verdict);
                 verdict
@@ -135,14 +133,15 @@ impl Authenticators {
         source: IpAddr,
         was_known: bool,
     ) -> Result<Verdict, AuthenticationError> {
+        if let Some(problem) = malformation(credential) {
+            drop(self.attempt(source, was_known)?);
+            return Ok(Verdict::Rejected(problem.into()));
+        }
         let mut attempt = None;
         let mut verdict = Verdict::Rejected("nobody here knows the credential".into());
         for (authenticator, attempts) in &self.steps {
             if *attempts == Attempts::Limited && attempt.is_none() {
-                if !was_known && let Some(retry_after) = self.failures.wait(source) {
-                    return Err(AuthenticationError::TooManyFailures { retry_after });
-                }
-                attempt = Some(self.failures.attempt(source));
+                attempt = Some(self.attempt(source, was_known)?);
             }
             match authenticator.identify(credential).await {
                 Ok(None) => {}
@@ -165,6 +164,14 @@ impl Authenticators {
         Ok(verdict)
     }
 
+    /// Begins an attempt of `source`, if it need not wait. Until it is forgiven it has failed.
+    fn attempt(&self, source: IpAddr, was_known: bool) -> Result<Attempt<'_>, AuthenticationError> {
+        match self.failures.wait(source) {
+            Some(retry_after) if !was_known => Err(AuthenticationError::TooManyFailures { retry_after }),
+            Some(_) | None => Ok(self.failures.attempt(source)),
+        }
+    }
+
     /// Refuses what was good lately and is of an account that is gone.
     fn ensure_current(&self, verdict: Verdict) -> Verdict {
         match (&verdict, &self.accounts) {
@@ -176,30 +183,26 @@ impl Authenticators {
     }
 }
 
-/// Looks at a token's size and characters before it is looked for in memory.
-fn ensure_well_formed(credential: &Credential) -> Result<(), AuthenticationError> {
-    let Some(token) = credential.token().map(|token| token.expose()) else { return Ok(()) };
-    if token.is_empty() {
-        return Err(rejected("the credential is empty"));
-    }
-    if token.len() > MAX_TOKEN_BYTES {
-        return Err(rejected("the credential is too long"));
-    }
-    if matches!(credential, Credential::Token(_)) && !token.bytes().all(|byte| byte.is_ascii_graphic()) {
-        return Err(rejected("the token has spaces or other characters that no token has"));
-    }
-    Ok(())
-}
-
-/// Looks at a token's form before anybody is asked: most that is thrown at a registry ends here. What was good a moment ago has one.
-fn ensure_readable(credential: &Credential) -> Result<(), AuthenticationError> {
-    let Some(token) = credential.token().map(|token| token.expose()) else { return Ok(()) };
-    if CompactToken::is_meant_by(token)
-        && let Err(malformed) = CompactToken::parse(token)
-    {
-        return Err(AuthenticationError::Rejected(malformed.to_string()));
-    }
-    Ok(())
+/// Why a credential is not good whoever looks at it: most that is thrown at a registry has not even the form of one.
+fn malformation(credential: &Credential) -> Option<String> {
+    let token = match credential {
+        Credential::Unreadable(_) => return Some("what is shown cannot be read".to_owned()),
+        Credential::Token(token) | Credential::Password { password: token, .. } => token.expose(),
+        Credential::Certificate { .. } => return None,
+    };
+    let is_alone = matches!(credential, Credential::Token(_));
+    let problem = if token.is_empty() {
+        "the credential is empty"
+    } else if token.len() > MAX_TOKEN_BYTES {
+        "the credential is too long"
+    } else if is_alone && !token.bytes().all(|byte| byte.is_ascii_graphic()) {
+        "the token has spaces or other characters that no token has"
+    } else if CompactToken::is_meant_by(token) {
+        return CompactToken::parse(token).err().map(|malformed| malformed.to_string());
+    } else {
+        return None;
+    };
+    Some(problem.to_owned())
 }
 
 fn rejected(reason: &str) -> AuthenticationError {

@@ -43,6 +43,9 @@ pub enum Credential {
         /// `O`: the groups.
         organizations: Vec<String>,
     },
+    /// What stands where a credential should and cannot be read as one, as it was sent. Nobody knows it, and whoever shows it has
+    /// failed like whoever shows a wrong one.
+    Unreadable(Secret),
 }
 
 impl Credential {
@@ -51,7 +54,7 @@ impl Credential {
         match self {
             Self::Password { password, .. } => Some(password),
             Self::Token(token) => Some(token),
-            Self::Certificate { .. } => None,
+            Self::Certificate { .. } | Self::Unreadable(_) => None,
         }
     }
 }

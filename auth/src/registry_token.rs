@@ -143,9 +143,10 @@ impl Authenticator for RegistryTokens {
             Credential::Password { password, .. } if Self::is_meant_by(password.expose()) => {
                 return Err(RegistryTokenError::Password.into());
             }
-            Credential::Token(_) | Credential::Password { .. } | Credential::Certificate { .. } => {
-                return Ok(None);
-            }
+            Credential::Token(_)
+            | Credential::Password { .. }
+            | Credential::Certificate { .. }
+            | Credential::Unreadable(_) => return Ok(None),
         };
         let known = self.verify(text)?;
         ensure_current(self.accounts.as_deref(), &known.identity)?;

@@ -26,3 +26,27 @@ async fn an_htpasswd_alone_lets_its_users_do_everything_and_nobody_else_anything
     }
     someone.get("/v2/team/app/tags/list").await.expect(StatusCode::UNAUTHORIZED);
 }
+
+#[tokio::test]
+async fn whoever_shows_what_cannot_be_read_has_failed() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("htpasswd");
+    // What `htpasswd -Bbn -C 4 alice secret` prints.
+    std::fs::write(&file, "alice:$2y$04$f9iXm6KjCBCvHfQipitgTei0H0AAHaFr7DXwPpwFYUmHQCKtgKkTG\n").unwrap();
+    let registry = TestRegistry::with(json!({ "auth": { "htpasswd": { "path": file } } })).await;
+    let someone = registry.user("someone");
+    let ask = async |shown: &str| {
+        someone.ask(Method::GET, "/v2/", &[("authorization", shown)], Bytes::new()).await.status
+    };
+    for number in 0..5 {
+        for shown in [
+            format!("Basic {number}!"),
+            format!("Basic {}", BASE64_STANDARD.encode(format!("no colon {number}"))),
+            format!("Digest username={number}"),
+            format!("Bearer {number}{}", "a".repeat(16 << 10)),
+        ] {
+            assert_eq!(ask(&shown).await, StatusCode::UNAUTHORIZED, "{shown:.40}");
+        }
+    }
+    assert_eq!(ask(&basic("alice", "secret")).await, StatusCode::TOO_MANY_REQUESTS);
+}

@@ -277,6 +277,29 @@ async fn whoever_guesses_waits_and_nobody_else_does() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn what_nobody_can_read_is_a_failed_attempt() {
+    let one = Scripted::new(is("alice"));
+    let chain = chain().then(one.clone(), Attempts::Limited);
+    let unreadable = |number: usize| match number % 4 {
+        0 => Credential::Unreadable(Secret::new(format!("Digest {number}"))),
+        1 => token(&format!("{number}{}", "a".repeat(MAX_TOKEN_BYTES))),
+        2 => token(&format!("eyJ.{number}")),
+        _ => password("alice", &format!("eyJ.{number}")),
+    };
+    // The same over and over is one failure, as of a machine that was set up wrongly.
+    for number in [0; 100].into_iter().chain(1..20) {
+        let error = chain.identify(&unreadable(number), HERE).await.unwrap_err();
+        assert!(matches!(error, AuthenticationError::Rejected(_)), "{number}: {error}");
+    }
+    for refused in [unreadable(20), unreadable(21), password("alice", "right")] {
+        let error = chain.identify(&refused, HERE).await.unwrap_err();
+        assert!(matches!(error, AuthenticationError::TooManyFailures { .. }), "{refused:?}: {error}");
+    }
+    assert_eq!(one.asked(), 0);
+    assert!(chain.identify(&password("alice", "right"), THERE).await.is_ok());
+}
+
+#[tokio::test(start_paused = true)]
 async fn whoever_hangs_up_has_failed() {
     let slow = Scripted::new(is("alice"));
     let chain = chain().then(slow.clone(), Attempts::Limited);

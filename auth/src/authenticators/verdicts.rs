@@ -132,6 +132,7 @@ impl Verdicts {
                 let groups = organizations.iter().map(String::as_str);
                 self.key.of(["certificate", common_name].into_iter().chain(groups))
             }
+            Credential::Unreadable(text) => self.key.of(["unreadable", text.expose()]),
         }
     }
 }
