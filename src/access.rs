@@ -33,7 +33,17 @@ pub struct Gate {
 
 /// May read one repository.
 #[derive(Debug)]
-pub struct PullAccess(Reader);
+pub struct PullAccess {
+    reader: Reader,
+    binding: Arc<str>,
+}
+
+/// May read all repositories.
+#[derive(Debug)]
+pub struct PullAnyAccess {
+    repositories: AnyRepository,
+    binding: Arc<str>,
+}
 
 /// May add to one repository.
 #[derive(Debug)]
@@ -75,8 +85,8 @@ impl Gate {
     /// # Errors
     /// [`ApiError::Denied`] if the caller may not, whether or not there is such a repository.
     pub async fn pull(&self, asker: Asker<'_>, repository: RepositoryName) -> Result<PullAccess, ApiError> {
-        self.demand(asker, Act::Pull, &repository, rights::pull(&repository)).await?;
-        Ok(PullAccess(self.registry.reader(repository)))
+        let binding = self.demand(asker, Act::Pull, &repository, rights::pull(&repository)).await?;
+        Ok(PullAccess { reader: self.registry.reader(repository), binding })
     }
 
     /// A permit to push to `repository`.
@@ -133,9 +143,9 @@ impl Gate {
     }
 
     /// A permit to take a blob without naming the repository it lies in: only for whoever may pull from all of them.
-    pub async fn any_repository(&self, caller: &Identity) -> Result<Option<AnyRepository>, ApiError> {
+    pub async fn any_repository(&self, caller: &Identity) -> Result<Option<PullAnyAccess>, ApiError> {
         let allowed = self.decide(caller, rights::pull_everything()).await?;
-        Ok(allowed.map(|_| self.registry.any_repository()))
+        Ok(allowed.map(|binding| PullAnyAccess { repositories: self.registry.any_repository(), binding }))
     }
 
     /// What allows `act`, which takes the right that is `wanted`.
@@ -208,6 +218,20 @@ impl CatalogAccess {
     }
 }
 
+impl PullAccess {
+    /// What allows it.
+    pub fn binding(&self) -> &str {
+        &self.binding
+    }
+}
+
+impl PullAnyAccess {
+    /// What allows it.
+    pub fn binding(&self) -> &str {
+        &self.binding
+    }
+}
+
 impl PushAccess {
     /// Puts into the audit log what was done with the permit: a push, or a mount.
     pub async fn was_used(&self, act: Act, deed: Deed<'_>) {
@@ -232,7 +256,15 @@ impl Deref for PullAccess {
     type Target = Reader;
 
     fn deref(&self) -> &Reader {
-        &self.0
+        &self.reader
+    }
+}
+
+impl Deref for PullAnyAccess {
+    type Target = AnyRepository;
+
+    fn deref(&self) -> &AnyRepository {
+        &self.repositories
     }
 }
 

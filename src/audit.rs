@@ -18,8 +18,9 @@ use std::thread;
 use std::time::SystemTime;
 
 use auth::Identity;
+use axum::extract::NestedPath;
 use axum::http::request::Parts;
-use axum::http::{HeaderValue, Method, Uri, header};
+use axum::http::{HeaderValue, Method, header};
 use serde::Serialize;
 use storage::{Digest, Reference, RepositoryName, Tag};
 use tokio::sync::{mpsc, oneshot};
@@ -86,6 +87,9 @@ pub struct Deed<'a> {
     /// The repository that a mounted blob was found in, if it was named.
     #[serde(skip_serializing_if = "Option::is_none", serialize_with = "shown")]
     pub from: Option<&'a RepositoryName>,
+    /// The binding that allowed it to be read there.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub from_binding: Option<&'a str>,
 }
 
 impl AuditLog {
@@ -187,17 +191,20 @@ struct Source {
     method: Method,
     /// None if the path is none of the API's, as that of the token endpoint.
     endpoint: Option<Endpoint>,
-    uri: Uri,
+    /// As it was asked for, with what comes before it if the API lies below a prefix.
+    path: Box<str>,
     user_agent: Option<HeaderValue>,
     particulars: Option<Arc<Particulars>>,
 }
 
 impl Source {
     fn of(request: &Parts) -> Self {
+        let prefix = request.extensions.get().map_or("", NestedPath::as_str).trim_end_matches('/');
+        let path = format!("{prefix}{}", request.uri.path());
         Self {
             method: request.method.clone(),
             endpoint: Endpoint::parse(request.uri.path()).ok(),
-            uri: request.uri.clone(),
+            path: beginning(&path).into(),
             user_agent: request.headers.get(header::USER_AGENT).cloned(),
             particulars: request.extensions.get().cloned(),
         }
@@ -269,7 +276,7 @@ impl<'a> Event<'a> {
             client_address: particulars.and_then(Particulars::client_address),
             user_agent: source.user_agent.as_ref().and_then(|value| value.to_str().ok()).map(beginning),
             method: source.method.as_str(),
-            path: beginning(source.uri.path()),
+            path: &source.path,
             caller_name: caller.map(|caller| caller.name.as_str()),
             caller_uid: caller.and_then(|caller| caller.uid.as_deref()),
             caller_groups: caller.map(|caller| caller.groups.as_slice()),

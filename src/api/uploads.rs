@@ -145,16 +145,19 @@ async fn mount_blob(
     };
     let base = base.clone();
     api.mutate(async move {
-        let mounted = match (&source, &anywhere) {
-            (Some(source), _) => access.mount(source, &digest).await?,
-            (None, Some(anywhere)) => access.mount_from_any(anywhere, &digest).await?,
-            (None, None) => false,
+        let (mounted, from_binding) = match (&source, &anywhere) {
+            (Some(source), _) => (access.mount(source, &digest).await?, Some(source.binding())),
+            (None, Some(anywhere)) => {
+                (access.mount_from_any(anywhere, &digest).await?, Some(anywhere.binding()))
+            }
+            (None, None) => (false, None),
         };
         if !mounted {
             return Ok(Mounted::No(access));
         }
         let from = source.as_ref().map(|source| source.repository());
-        access.was_used(Act::Mount, Deed { digest: Some(&digest), from, ..Deed::default() }).await;
+        let deed = Deed { digest: Some(&digest), from, from_binding, ..Deed::default() };
+        access.was_used(Act::Mount, deed).await;
         let blob = Endpoint::Blob { repository: access.repository().clone(), digest };
         Ok(Mounted::Yes(created(&base, &blob, &digest)))
     })

@@ -66,6 +66,12 @@ async fn pushes_mounts_and_deletions_name_who_what_and_the_binding() {
     for role in ["system:image-builder", "registry-editor"] {
         cluster.apply(role, &binding("team", "robot", role));
     }
+    let builder_elsewhere = binding("team", "robot", "system:image-builder").replacen(
+        "namespace: team",
+        "namespace: elsewhere",
+        1,
+    );
+    cluster.apply("elsewhere", &builder_elsewhere);
     let registry = audited(&cluster, folder).await;
     let (robot, token) = (registry.user("robot"), cluster.token("team", "robot"));
     let image = Image::of(vec![Layer::random(1000)]);
@@ -93,10 +99,15 @@ async fn pushes_mounts_and_deletions_name_who_what_and_the_binding() {
     let bindings = ["RoleBinding team/system:image-builder", "RoleBinding team/registry-editor"];
     assert!(bindings.contains(&pushed["binding"].as_str().unwrap()), "{pushed}");
 
-    let mount = format!("/v2/team/copy/blobs/uploads/?mount={layer}&from=team/app");
+    let mount = format!("/v2/elsewhere/copy/blobs/uploads/?mount={layer}&from=team/app");
     assert_eq!(ask(&robot, &token, Method::POST, &mount, b"").await, StatusCode::CREATED);
-    let mounted = json!({ "act": "mount", "repository": "team/copy", "from": "team/app", "digest": layer });
-    assert_says(&last(folder), &mounted);
+    let mounted = last(folder);
+    let expected = json!({
+        "act": "mount", "repository": "elsewhere/copy", "from": "team/app", "digest": layer,
+        "binding": "RoleBinding elsewhere/system:image-builder",
+    });
+    assert_says(&mounted, &expected);
+    assert!(bindings.contains(&mounted["from_binding"].as_str().unwrap()), "{mounted}");
 
     let config = "{}";
     let path =
@@ -204,6 +215,25 @@ async fn who_may_not_or_shows_what_is_not_good_is_written_down() {
         for part in secret.split('.') {
             assert!(!all.contains(part), "a part of {secret} is in the log");
         }
+    }
+}
+
+#[tokio::test]
+async fn below_a_prefix_events_have_the_path_that_was_asked_for() {
+    let (cluster, folder) = (PaperCluster::new(), tempfile::tempdir().unwrap());
+    let mut settings = cluster.settings();
+    settings["log"] = json!({ "audit": { "path": folder.path().join("audit.log") } });
+    settings["http"] = json!({ "prefix": "/images" });
+    let registry = TestRegistry::with(settings).await;
+    let (robot, token) = (registry.user("robot"), cluster.token("team", "robot"));
+    let bad = PaperCluster::new().token("team", "robot");
+    for (token, path, status) in [
+        (&token, "/images/v2/team/app/tags/list", StatusCode::FORBIDDEN),
+        (&bad, "/images/v2/team/app/tags/list", StatusCode::UNAUTHORIZED),
+        (&bad, "/images/token", StatusCode::UNAUTHORIZED),
+    ] {
+        assert_eq!(ask(&robot, token, Method::GET, path, b"").await, status);
+        assert_says(&last(folder.path()), &json!({ "http.path": path }));
     }
 }
 
