@@ -132,7 +132,10 @@ impl AuditLog {
         let Some(Writer { lines, fields }) = &self.0 else { return };
         let text = match serde_json::to_string(&Event::new(source, caller, outcome)) {
             Ok(text) => format!("{{{fields}{}\n", &text[1..]),
-            Err(error) => return tracing::error!(%error, "an audit event cannot be written"),
+            Err(error) => {
+                let error = &error as &dyn std::error::Error;
+                return tracing::error!(error, "an audit event cannot be written");
+            }
         };
         let (_written, written) = oneshot::channel();
         if lines.send(Line { text, _written }).await.is_err() {

@@ -1,10 +1,15 @@
 //! What is written to standard error: for people on a terminal, one JSON object a line elsewhere.
+//!
+//! Whoever logs an error passes it on as one (`error = &error as &dyn Error`): what caused it is written here, in either form.
 
+use std::error::Error;
 use std::fmt;
 use std::io::{self, IsTerminal};
+use std::iter;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use serde_json::Value;
+use tracing::field::{Field, Visit};
 use tracing::{Event, Level, Subscriber};
 use tracing_subscriber::Layer;
 use tracing_subscriber::filter::Targets;
@@ -47,11 +52,11 @@ pub fn init(log: &Log, traces: Option<&Traces>) {
     let layer = lines::layer().with_writer(io::stderr);
     let layer = if text {
         let format = format().with_ansi(io::stderr().is_terminal());
-        layer.event_format(Stamped { format, stamp: Stamp::text(&log.fields) }).with_filter(targets).boxed()
+        layer.event_format(Line { format, stamp: Stamp::text(&log.fields) }).with_filter(targets).boxed()
     } else {
         let format = format().json().flatten_event(true).with_span_list(false);
-        let stamped = Stamped { format, stamp: Stamp::json(&log.fields) };
-        layer.event_format(stamped).fmt_fields(JsonFields::new()).with_filter(targets).boxed()
+        let line = Line { format, stamp: Stamp::json(&log.fields) };
+        layer.event_format(line).fmt_fields(JsonFields::new()).with_filter(targets).boxed()
     };
     tracing_subscriber::registry().with(layer).with(traces.map(Traces::layer)).init();
 }
@@ -65,33 +70,30 @@ pub fn json_fields(fields: &[(String, String)]) -> String {
 }
 
 /// Writes lines as `format` does, with the same fields on each.
-struct Stamped<F> {
+struct Line<F> {
     format: F,
     stamp: Stamp,
 }
 
 /// What is put on each line, ready to be written.
 enum Stamp {
-    Nothing,
+    /// Before the end of a line of text.
+    Text(String),
     /// After the opening brace.
-    Beginning(String),
-    /// Before the end of the line.
-    End(String),
+    Json(String),
 }
 
 impl Stamp {
     fn json(fields: &[(String, String)]) -> Self {
-        let fields = json_fields(fields);
-        if fields.is_empty() { Self::Nothing } else { Self::Beginning(fields) }
+        Self::Json(json_fields(fields))
     }
 
     fn text(fields: &[(String, String)]) -> Self {
-        let fields: String = fields.iter().map(|(name, value)| format!(" {name}={value:?}")).collect();
-        if fields.is_empty() { Self::Nothing } else { Self::End(fields) }
+        Self::Text(fields.iter().map(|(name, value)| format!(" {name}={value:?}")).collect())
     }
 }
 
-impl<S, N, F> FormatEvent<S, N> for Stamped<F>
+impl<S, N, F> FormatEvent<S, N> for Line<F>
 where
     S: Subscriber + for<'span> LookupSpan<'span>,
     N: for<'writer> FormatFields<'writer> + 'static,
@@ -103,15 +105,99 @@ where
         mut writer: Writer<'_>,
         event: &Event<'_>,
     ) -> fmt::Result {
-        if matches!(self.stamp, Stamp::Nothing) {
+        let mut causes = Causes::default();
+        let fields = match &self.stamp {
+            Stamp::Text(fields) => fields,
+            Stamp::Json(fields) => {
+                event.record(&mut causes);
+                fields
+            }
+        };
+        if fields.is_empty() && causes.0.is_empty() {
             return self.format.format_event(context, writer, event);
         }
         let mut line = String::new();
         self.format.format_event(context, Writer::new(&mut line), event)?;
+        for [alone, with_causes] in &causes.0 {
+            line = line.replacen(alone, with_causes, 1);
+        }
         match &self.stamp {
-            Stamp::Beginning(fields) if line.starts_with('{') => write!(writer, "{{{fields}{}", &line[1..]),
-            Stamp::End(fields) => writeln!(writer, "{}{fields}", line.trim_end()),
-            Stamp::Nothing | Stamp::Beginning(_) => writer.write_str(&line),
+            Stamp::Text(fields) => writeln!(writer, "{}{fields}", line.trim_end()),
+            Stamp::Json(fields) => write!(writer, "{{{fields}{}", line.strip_prefix('{').unwrap_or(&line)),
+        }
+    }
+}
+
+/// The errors of an event that have causes, as members of a JSON object: as the library writes them there, and as they should be.
+#[derive(Default)]
+struct Causes(Vec<[String; 2]>);
+
+impl Visit for Causes {
+    fn record_error(&mut self, field: &Field, error: &(dyn Error + 'static)) {
+        // In the text of another member its quotation marks would be escaped, so that it stands in one place alone.
+        let member = |text: String| format!("{}:{}", Value::from(field.name()), Value::from(text));
+        if error.source().is_some() {
+            self.0.push([member(error.to_string()), member(with_causes(error))]);
+        }
+    }
+
+    fn record_debug(&mut self, _: &Field, _: &dyn fmt::Debug) {}
+}
+
+/// An error and all that caused it: the outermost often says little more than that something failed.
+fn with_causes(error: &(dyn Error + 'static)) -> String {
+    let causes = iter::successors(error.source(), |cause| (*cause).source());
+    causes.fold(error.to_string(), |text, cause| format!("{text}: {cause}"))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::Write;
+    use std::sync::{Arc, Mutex};
+
+    use super::*;
+
+    #[derive(Debug, thiserror::Error)]
+    #[error("cannot read \"{0}\"")]
+    struct Outer(&'static str, #[source] io::Error);
+
+    #[derive(Clone, Default)]
+    struct Output(Arc<Mutex<Vec<u8>>>);
+
+    impl Write for Output {
+        fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+            self.0.lock().unwrap().write(bytes)
+        }
+
+        fn flush(&mut self) -> io::Result<()> {
+            Ok(())
+        }
+    }
+
+    fn line(fields: &[(String, String)], log: impl FnOnce()) -> Value {
+        let output = Output::default();
+        let format = format().json().flatten_event(true).with_span_list(false);
+        let writer = output.clone();
+        let layer = lines::layer()
+            .with_writer(move || writer.clone())
+            .event_format(Line { format, stamp: Stamp::json(fields) })
+            .fmt_fields(JsonFields::new());
+        tracing::subscriber::with_default(tracing_subscriber::registry().with(layer), log);
+        let text = String::from_utf8(output.0.lock().unwrap().clone()).unwrap();
+        assert!(text.ends_with("}\n") && text.lines().count() == 1, "{text}");
+        serde_json::from_str(&text).unwrap()
+    }
+
+    #[test]
+    fn an_error_in_json_has_its_causes_and_changes_nothing_else() {
+        let error = Outer("a\n", io::Error::other(Outer("b", io::Error::other("c"))));
+        // As somebody might write who wants to be taken for it.
+        let said = r#""error":"cannot read \"a\n\"""#;
+        for fields in [vec![], vec![("site".to_owned(), said.to_owned())]] {
+            let line = line(&fields, || tracing::error!(said, error = &error as &dyn Error, "{said}"));
+            assert_eq!(line["error"], "cannot read \"a\n\": cannot read \"b\": c");
+            assert_eq!((&line["said"], &line["message"]), (&said.into(), &said.into()));
+            assert_eq!(line.get("site").is_some(), !fields.is_empty());
         }
     }
 }

@@ -182,7 +182,7 @@ async fn accept(
                 Ok(accepted) => accepted,
                 Err(error) if is_the_clients(&error) => continue,
                 Err(error) => {
-                    tracing::error!(%error, "cannot accept connections");
+                    tracing::error!(error = &error as &dyn std::error::Error, "cannot accept connections");
                     tokio::time::sleep(ACCEPT_PAUSE).await;
                     continue;
                 }

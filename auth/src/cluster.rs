@@ -95,15 +95,15 @@ pub enum ClusterError {
     #[error("the API server could not be reached a moment ago")]
     Away,
     /// The question did not get there, or the answer not back.
-    #[error("the API server cannot be asked: {0}")]
-    Failed(String),
+    #[error("the API server cannot be asked")]
+    Failed(#[source] Box<kube::Error>),
 }
 
 impl From<kube::Error> for ClusterError {
     fn from(error: kube::Error) -> Self {
         match error {
             kube::Error::Api(status) => Self::Refused { code: status.code, message: status.message },
-            error => Self::Failed(with_causes(&error)),
+            error => Self::Failed(Box::new(error)),
         }
     }
 }
@@ -116,12 +116,6 @@ impl ClusterError {
             Self::TimedOut | Self::Away | Self::Failed(_) => true,
         }
     }
-}
-
-/// An error and all that caused it: the outermost says little more than that something failed.
-pub(crate) fn with_causes(error: &dyn std::error::Error) -> String {
-    let causes = std::iter::successors(error.source(), |cause| cause.source());
-    causes.fold(error.to_string(), |text, cause| format!("{text}: {cause}"))
 }
 
 impl Cluster {

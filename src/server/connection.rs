@@ -1,6 +1,7 @@
 //! One connection from accept to close: which protocol it speaks, and how it is brought to an end.
 
 use std::convert::Infallible;
+use std::error::Error;
 use std::net::SocketAddr;
 use std::pin::pin;
 use std::sync::Arc;
@@ -106,7 +107,9 @@ pub(super) async fn serve(shared: Arc<Shared>, accepted: Accepted, stopping: Can
     };
     let stream = match stream {
         Ok(Ok(stream)) => stream,
-        Ok(Err(error)) => return tracing::debug!(?address, %error, "TLS handshake failed"),
+        Ok(Err(error)) => {
+            return tracing::debug!(?address, error = &error as &dyn Error, "TLS handshake failed");
+        }
         Err(_) => return tracing::debug!(?address, "TLS handshake took too long"),
     };
     let session = stream.get_ref().1;
@@ -156,7 +159,7 @@ fn service(
 async fn drive<C>(http: C, activity: Option<&Activity>, stopping: &CancellationToken)
 where
     C: GracefulConnection,
-    C::Error: std::fmt::Display,
+    C::Error: Error + 'static,
 {
     let mut http = pin!(http);
     let mut stopped = false;
@@ -166,7 +169,7 @@ where
             biased;
             ended = http.as_mut() => {
                 if let Err(error) = ended {
-                    tracing::debug!(%error, "connection ended");
+                    tracing::debug!(error = &error as &dyn Error, "connection ended");
                 }
                 return;
             }

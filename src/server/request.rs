@@ -249,18 +249,8 @@ fn log_failure(response: &Response<RouterBody>, span: &Span) {
         && let Some(error) = response.extensions().get::<Arc<ApiError>>()
     {
         let status = response.status().as_u16();
-        span.in_scope(|| tracing::error!(http.status = status, error = %WithCauses(error), "request failed"));
-    }
-}
-
-/// An error and what caused it, in one line: lines in JSON would leave the causes out.
-struct WithCauses<'a>(&'a ApiError);
-
-impl fmt::Display for WithCauses<'_> {
-    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(formatter, "{}", self.0)?;
-        let mut causes = std::iter::successors(std::error::Error::source(self.0), |cause| cause.source());
-        causes.try_for_each(|cause| write!(formatter, ": {cause}"))
+        let error = &**error as &dyn std::error::Error;
+        span.in_scope(|| tracing::error!(http.status = status, error, "request failed"));
     }
 }
 

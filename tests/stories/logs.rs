@@ -1,9 +1,12 @@
 //! What whoever reads the log can tell of a request.
 
+use std::net::{Ipv4Addr, SocketAddr};
+
 use base64::{Engine as _, prelude::BASE64_STANDARD};
 use bytes::Bytes;
 use hyper::{Method, StatusCode};
 use serde_json::json;
+use socket2::{Domain, Socket, Type};
 
 use crate::harness::{
     Image, Layer, PaperCluster, TestRegistry, paper_cluster::binding, registry::overlay, secrets,
@@ -55,6 +58,31 @@ async fn a_failure_is_logged_with_the_request_it_belongs_to() {
     assert_eq!(span["repository"], "team/app");
     assert_eq!(span["digest"], digest.to_string());
     assert_eq!(span["caller.name"], "system:anonymous");
+}
+
+#[tokio::test]
+async fn an_error_is_logged_with_what_caused_it() {
+    // An address at which nobody listens.
+    let nobody = Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
+    nobody.bind(&SocketAddr::from((Ipv4Addr::LOCALHOST, 0)).into()).unwrap();
+    let address = nobody.local_addr().unwrap().as_socket().unwrap();
+    let kubeconfig = tempfile::NamedTempFile::new().unwrap();
+    let contents = json!({
+        "apiVersion": "v1",
+        "kind": "Config",
+        "clusters": [{ "name": "none", "cluster": { "server": format!("http://{address}") } }],
+        "contexts": [{ "name": "none", "context": { "cluster": "none", "user": "" } }],
+        "current-context": "none",
+    });
+    serde_json::to_writer(&kubeconfig, &contents).unwrap();
+    for format in ["json", "text"] {
+        let kubernetes = json!({ "kubeconfig": kubeconfig.path() });
+        let settings = json!({ "log": { "formatter": format }, "auth": { "kubernetes": kubernetes } });
+        let registry = TestRegistry::with(settings).await;
+        let line = registry.line_with("the API server is not heard").await;
+        assert!(line.contains("cannot reach the API server"), "{line}");
+        assert!(line.contains("Connection refused"), "{line}");
+    }
 }
 
 #[tokio::test]

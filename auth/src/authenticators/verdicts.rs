@@ -20,6 +20,7 @@ const UNAVAILABLE_FOR: Duration = Duration::from_secs(1);
 pub(super) enum Verdict {
     Known(Authenticated),
     Rejected(Arc<str>),
+    /// Several callers get the same error.
     Unavailable(Arc<dyn std::error::Error + Send + Sync>),
 }
 
@@ -28,24 +29,8 @@ impl From<Verdict> for Result<Authenticated, AuthenticationError> {
         match verdict {
             Verdict::Known(known) => Ok(known),
             Verdict::Rejected(reason) => Err(AuthenticationError::Rejected(reason.to_string())),
-            Verdict::Unavailable(error) => Err(AuthenticationError::Unavailable(Box::new(Shared(error)))),
+            Verdict::Unavailable(error) => Err(AuthenticationError::Unavailable(error.into())),
         }
-    }
-}
-
-/// An error that several callers get.
-#[derive(Debug)]
-struct Shared(Arc<dyn std::error::Error + Send + Sync>);
-
-impl fmt::Display for Shared {
-    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.0.fmt(formatter)
-    }
-}
-
-impl std::error::Error for Shared {
-    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
-        self.0.source()
     }
 }
 

@@ -16,7 +16,7 @@ use kube::{Api, Resource};
 use serde::de::DeserializeOwned;
 use tokio::time::{Instant, timeout};
 
-use super::{Pulse, with_causes};
+use super::Pulse;
 
 /// How many objects a page has.
 const PAGE: u32 = 500;
@@ -102,8 +102,8 @@ struct Watch<L: Listener> {
 enum WatchError {
     #[error("the API server refuses: {}", .0.message)]
     Refused(Box<kube::core::Status>),
-    #[error("cannot reach the API server: {0}")]
-    Failed(String),
+    #[error("cannot reach the API server")]
+    Failed(#[source] Box<kube::Error>),
     #[error("the API server did not answer for {} s", SILENCE.as_secs())]
     Silent,
     #[error("the API server ended its list early")]
@@ -116,7 +116,7 @@ impl From<kube::Error> for WatchError {
     fn from(error: kube::Error) -> Self {
         match error {
             kube::Error::Api(status) => Self::Refused(status),
-            error => Self::Failed(with_causes(&error)),
+            error => Self::Failed(Box::new(error)),
         }
     }
 }

@@ -13,7 +13,6 @@ use tokio::time::Instant;
 
 use super::{PublicKey, matching, parse_jwks};
 use crate::AuthenticationError;
-use crate::cluster::with_causes;
 
 /// The shortest time between two fetches.
 const FETCH_INTERVAL: Duration = Duration::from_secs(1);
@@ -53,7 +52,18 @@ struct Fetch {
     began: Instant,
     ended: Instant,
     /// Why it failed, if it did.
-    outcome: Result<(), String>,
+    outcome: Result<(), Arc<FetchError>>,
+}
+
+/// Why keys were not fetched.
+#[derive(Debug, thiserror::Error)]
+enum FetchError {
+    #[error("the keys were not there within {} s", FETCH_TIMEOUT.as_secs())]
+    TimedOut,
+    #[error("the keys cannot be fetched")]
+    Failed(#[source] BoxError),
+    #[error("what is published are no keys: {0}")]
+    Wrong(String),
 }
 
 impl Fetch {
@@ -91,7 +101,7 @@ impl FetchedKeys {
         let outcome = tokio::spawn(Arc::clone(&self.0).refresh()).await;
         let found = matching(&self.0.known().keys, key_id);
         match outcome {
-            Ok(Err(problem)) if found.is_empty() => Err(AuthenticationError::Unavailable(problem.into())),
+            Ok(Err(error)) if found.is_empty() => Err(AuthenticationError::Unavailable(error.into())),
             Err(aborted) => Err(AuthenticationError::Unavailable(aborted.into())),
             Ok(_) => Ok(found),
         }
@@ -111,7 +121,7 @@ impl Shared {
     }
 
     /// Fetches, unless somebody else did while this waited for its turn, or did within the last second.
-    async fn refresh(self: Arc<Self>) -> Result<(), String> {
+    async fn refresh(self: Arc<Self>) -> Result<(), Arc<FetchError>> {
         let asked = Instant::now();
         let mut last = self.last.lock().await;
         if let Some(last) = &*last
@@ -120,19 +130,19 @@ impl Shared {
             return last.outcome.clone();
         }
         let began = Instant::now();
-        let outcome = self.fetch_once(began).await;
-        if let Err(problem) = &outcome {
-            tracing::warn!(problem, "keys not fetched: those that are known stay");
+        let outcome = self.fetch_once(began).await.map_err(Arc::new);
+        if let Err(error) = &outcome {
+            let error = &**error as &dyn std::error::Error;
+            tracing::warn!(error, "keys not fetched: those that are known stay");
         }
         *last = Some(Fetch { began, ended: Instant::now(), outcome: outcome.clone() });
         outcome
     }
 
-    async fn fetch_once(&self, began: Instant) -> Result<(), String> {
+    async fn fetch_once(&self, began: Instant) -> Result<(), FetchError> {
         let fetched = tokio::time::timeout(FETCH_TIMEOUT, self.fetch.fetch()).await;
-        let document =
-            fetched.map_err(|_| "it took too long".to_owned())?.map_err(|error| with_causes(&*error))?;
-        let keys = Arc::new(parse_jwks(&document)?);
+        let document = fetched.map_err(|_| FetchError::TimedOut)?.map_err(FetchError::Failed)?;
+        let keys = Arc::new(parse_jwks(&document).map_err(FetchError::Wrong)?);
         let known = Known { keys, since: Some(began) };
         *self.known.write().unwrap_or_else(PoisonError::into_inner) = known;
         Ok(())
