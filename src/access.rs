@@ -12,9 +12,11 @@
 pub mod rights;
 
 use std::ops::Deref;
+use std::pin::pin;
 use std::sync::Arc;
 
 use auth::{Authorizer, Decision, Identity, ResourceAttributes};
+use futures_util::stream::{self, StreamExt, TryStreamExt};
 use storage::{AnyRepository, CatalogPage, Deleter, Reader, Registry, RepositoryName, Tag, Writer};
 
 use crate::api::error::ApiError;
@@ -22,6 +24,9 @@ use crate::audit::{Act, Asker, AuditLog, Deed, Witness};
 
 /// How many repositories are looked at together where not all are shown.
 const CATALOG_LOOK: usize = 1000;
+
+/// How many of them are asked about at once: whoever is asked may be far away, and has more to do.
+const CATALOG_QUESTIONS: usize = 16;
 
 /// Where permits are made. The registry behind it is reached in no other way.
 #[derive(Clone, Debug)]
@@ -201,11 +206,14 @@ impl CatalogAccess {
         let mut after = after.map(str::to_owned);
         loop {
             let page = registry.catalog(after.as_deref(), limit.max(CATALOG_LOOK)).await?;
-            for repository in page.repositories {
-                after = Some(repository.as_str().to_owned());
-                if self.gate.decide(caller, rights::pull(&repository)).await?.is_none() {
-                    continue;
-                }
+            after = page.repositories.last().map(|last| last.as_str().to_owned());
+            let judged = page.repositories.into_iter().map(|repository| async move {
+                let right = self.gate.decide(caller, rights::pull(&repository)).await?;
+                Ok::<_, ApiError>(right.map(|_| repository))
+            });
+            let mut judged = pin!(stream::iter(judged).buffered(CATALOG_QUESTIONS));
+            while let Some(judged) = judged.try_next().await? {
+                let Some(repository) = judged else { continue };
                 if shown.repositories.len() == limit {
                     return Ok(CatalogPage { more: true, ..shown });
                 }

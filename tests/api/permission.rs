@@ -1,9 +1,13 @@
-//! Whoever decides cannot be asked. What they decide is the table's, in `tests/authorization`.
+//! Whoever decides cannot be asked, or is far away. What they decide is the table's, in `tests/authorization`.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
 
 use async_trait::async_trait;
 use auth::{AuthError, Authorizer, Decision, Identity, ResourceAttributes};
+use tokio::sync::Barrier;
+use tokio::time::timeout;
 
 use super::asking::TestApi;
 
@@ -18,6 +22,32 @@ impl Authorizer for Away {
     }
 }
 
+/// Somebody who answers about no pull before several are asked about, and last about what was asked first.
+#[derive(Debug)]
+struct Far {
+    several: Barrier,
+    open: AtomicUsize,
+    most_open: AtomicUsize,
+}
+
+#[async_trait]
+impl Authorizer for Far {
+    async fn decide(&self, _: &Identity, wanted: &ResourceAttributes<'_>) -> Result<Decision, AuthError> {
+        if wanted.verb != "get" || wanted.group.is_empty() {
+            return Ok(Decision::Denied);
+        }
+        let open = self.open.fetch_add(1, Ordering::SeqCst) + 1;
+        self.most_open.fetch_max(open, Ordering::SeqCst);
+        self.several.wait().await;
+        let number: usize = wanted.name.parse().unwrap();
+        for _ in number..100 {
+            tokio::task::yield_now().await;
+        }
+        self.open.fetch_sub(1, Ordering::SeqCst);
+        Ok(if number.is_multiple_of(2) { Decision::Allowed("the test".into()) } else { Decision::Denied })
+    }
+}
+
 #[tokio::test]
 async fn who_cannot_be_asked_is_neither_a_yes_nor_a_no() {
     let api = TestApi::on_a_volume().guarded_by(Arc::new(Away));
@@ -26,4 +56,20 @@ async fn who_cannot_be_asked_is_neither_a_yes_nor_a_no() {
         assert!(answer.maybe_header("retry-after").is_some());
         assert!(!String::from_utf8_lossy(&answer.body).contains("API server"));
     }
+}
+
+#[tokio::test]
+async fn a_catalog_asks_about_some_repositories_at_once_and_lists_them_in_order() {
+    let open = TestApi::in_a_bucket();
+    for number in 10..50 {
+        open.push_noted(&format!("team/{number}"), "v1", "note").await;
+    }
+    let zero = AtomicUsize::default;
+    let far = Arc::new(Far { several: Barrier::new(4), open: zero(), most_open: zero() });
+    let asking = open.guarded_by(far.clone());
+    let answer = timeout(Duration::from_secs(60), asking.ask("GET /v2/_catalog")).await;
+    let shown = answer.expect("several are asked about at once").expect(200).json();
+    let expected: Vec<_> = (10..50).step_by(2).map(|number| format!("team/{number}")).collect();
+    assert_eq!(shown["repositories"], serde_json::json!(expected));
+    assert!(far.most_open.load(Ordering::SeqCst) <= 16, "not all are asked about at once");
 }
