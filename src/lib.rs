@@ -3,6 +3,7 @@
 pub mod access;
 pub mod api;
 pub mod audit;
+pub mod background;
 pub mod commands;
 pub mod config;
 pub mod health;

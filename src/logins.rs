@@ -1,7 +1,6 @@
 //! Logins as a configuration has them: what it names is read, connected and put together.
 
 use std::path::PathBuf;
-use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -10,9 +9,8 @@ use auth::{
     AccessReviews, Accounts, AnyUser, ApiServerTokens, Attempts, Authenticator, AuthenticatorOptions,
     Authenticators, Authorizer, Clock, Cluster, ConfirmedAccounts, Files, Htpasswd, Issuer, IssuerName,
     KeySet, PublishedKeys, RegistryTokenKeys, RegistryTokens, ServiceAccounts, TokenReviews, TokenRules,
-    TokensFile, WatchedAccounts,
+    TokensFile, Upkeep, WatchedAccounts,
 };
-use futures_util::future::join_all;
 use http::Uri;
 
 use crate::audit::AuditLog;
@@ -31,12 +29,9 @@ pub struct Logins {
     pub authorizer: Arc<dyn Authorizer>,
     /// The cluster that is asked, if one is.
     pub cluster: Option<Cluster>,
-    /// Keeps current what they rest on, for as long as it runs.
-    pub upkeep: Upkeep,
+    /// Each keeps current some of what they rest on, for as long as it runs.
+    pub upkeep: Vec<Upkeep>,
 }
-
-/// Runs until it is dropped.
-pub type Upkeep = Pin<Box<dyn Future<Output = ()> + Send>>;
 
 /// What decides, and who is asked.
 enum Authority {
@@ -78,7 +73,7 @@ impl Authority {
             Self::Cluster(cluster, wanted) => match wanted.permission {
                 ClusterPermission::Bindings => {
                     let (bindings, watching) = WatchedBindings::watch(cluster)?;
-                    upkeep.push(Box::pin(watching));
+                    upkeep.extend(watching);
                     Arc::new(bindings)
                 }
                 ClusterPermission::AccessReviews => Arc::new(AccessReviews::new(cluster.clone())?),
@@ -118,7 +113,7 @@ impl Logins {
         let mut upkeep: Vec<Upkeep> = Vec::new();
         let accounts = authority.cluster().map(|cluster| {
             let (accounts, watching) = WatchedAccounts::watch(cluster);
-            upkeep.push(Box::pin(watching));
+            upkeep.push(watching);
             Arc::new(accounts) as Arc<dyn Accounts>
         });
         let token_keys = match &settings.token_keys {
@@ -171,11 +166,7 @@ impl Logins {
         let authorizer = authority.authorizer(&files, &mut upkeep)?;
         let challenge = Challenge::new(settings.challenge, realm, token_path);
         let login = Login::new(authenticators, tokens, challenge, certificates, audit);
-        let files = Arc::new(files);
-        upkeep.push(Box::pin(files.keep_current()));
-        let upkeep = Box::pin(async {
-            join_all(upkeep).await;
-        });
+        upkeep.push(files.upkeep());
         Ok(Self { login, authorizer, cluster: authority.cluster().cloned(), upkeep })
     }
 }

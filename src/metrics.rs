@@ -38,6 +38,7 @@ struct Inner {
     requests: Requests,
     requests_in_flight: AtomicU64,
     connections: AtomicU64,
+    background_panics: AtomicU64,
 }
 
 /// Counts one among those that are under way, as long as it lives.
@@ -61,6 +62,16 @@ impl Metrics {
     /// Counts a connection as open.
     pub fn connection(&self) -> UnderWay {
         self.under_way(|inner| &inner.connections)
+    }
+
+    /// Counts a panic of something that goes on beside the requests.
+    pub fn background_panicked(&self) {
+        self.0.background_panics.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// How many of those there were.
+    pub fn background_panics(&self) -> u64 {
+        self.0.background_panics.load(Ordering::Relaxed)
     }
 
     fn under_way(&self, count: fn(&Inner) -> &AtomicU64) -> UnderWay {
@@ -171,6 +182,9 @@ impl Collector for Measured {
         let bytes = caches.iter().filter_map(|cache| Some(([("cache", cache.name)], cache.bytes?)));
         family.gauges("cache_size", "The memory of what is remembered", Some(Unit::Bytes), bytes)?;
 
+        let help = "Panics of what goes on beside the requests, each of which is begun anew";
+        family.counter("background_panics", help, metrics.background_panics())?;
+
         let ready = u64::from(readiness.is_ready());
         let help = "Whether the store answers, and it is known who may do what";
         family.gauge("ready", help, None, ready)?;
@@ -226,6 +240,10 @@ impl Families<'_, '_> {
     ) -> fmt::Result {
         let values = values.map(|(labels, value)| (labels, ConstCounter::new(value)));
         self.numbers(name, help, unit, MetricType::Counter, values)
+    }
+
+    fn counter(&mut self, name: &str, help: &str, value: u64) -> fmt::Result {
+        self.rows(name, help, None, MetricType::Counter, |rows| ConstCounter::new(value).encode(rows))
     }
 
     fn gauges<L: EncodeLabelSet>(

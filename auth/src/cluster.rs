@@ -16,17 +16,18 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use kube::config::{KubeConfigOptions, Kubeconfig, KubeconfigError};
+use kube::{Api, Resource};
 use tokio::sync::Semaphore;
 use tokio::time::Instant;
 
 pub use self::contact::{Contact, Lost};
 
 pub(crate) use self::answers::{Answers, Lasting};
-pub(crate) use self::contact::Pulse;
-pub(crate) use self::watch::{Listener, watch};
+pub(crate) use self::watch::Listener;
 
 use self::contact::Contacts;
-use crate::FetchKeys;
+use self::watch::watch;
+use crate::{FetchKeys, Upkeep};
 
 /// How long one question may take.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(5);
@@ -173,9 +174,14 @@ impl Cluster {
         self.0.contacts.ensure_known()
     }
 
-    /// Something that is watched, and must be known before anything counts.
-    pub(crate) fn watched(&self, kind: &'static str) -> Arc<Pulse> {
-        self.0.contacts.add(kind)
+    /// Tells `listener` all objects of one kind, which must be known before anything counts.
+    pub(crate) fn watch<L>(&self, kind: &'static str, listener: L) -> Upkeep
+    where
+        L: Listener + Clone + Sync + 'static,
+        <L::Object as Resource>::DynamicType: Default,
+    {
+        let (client, pulse) = (self.client(), self.0.contacts.add(kind));
+        Upkeep::new(kind, move || watch(Api::all(client.clone()), listener.clone(), Arc::clone(&pulse)))
     }
 
     /// How long its answers count after it has fallen silent.

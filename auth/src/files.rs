@@ -3,9 +3,12 @@
 
 use std::fmt;
 use std::io::{self, Read as _};
+use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::time::Duration;
+
+use crate::Upkeep;
 
 /// How often the files are looked at.
 const RELOAD_INTERVAL: Duration = Duration::from_secs(2);
@@ -62,21 +65,35 @@ impl Files {
         self.0.lock().unwrap_or_else(PoisonError::into_inner).push(what);
     }
 
-    /// Looks at the files for ever, and uses what is new in them if it can be used.
-    pub async fn keep_current(self: Arc<Self>) {
+    /// What looks at the files now and then, and uses what is new in them if it can be used.
+    pub fn upkeep(self) -> Upkeep {
+        let files = Arc::new(self);
+        Upkeep::new("files", move || Arc::clone(&files).keep_current())
+    }
+
+    async fn keep_current(self: Arc<Self>) {
         loop {
             tokio::time::sleep(RELOAD_INTERVAL).await;
             let this = Arc::clone(&self);
-            if tokio::task::spawn_blocking(move || this.use_what_is_new()).await.is_err() {
-                return;
+            let looked = tokio::task::spawn_blocking(move || this.use_what_is_new()).await;
+            if let Some(panic) = looked.err().and_then(|error| error.try_into_panic().ok()) {
+                resume_unwind(panic);
             }
         }
     }
 
     /// Looks at each file once. Blocks.
+    ///
+    /// # Panics
+    /// When looking at one did, once the others have been looked at.
     pub(crate) fn use_what_is_new(&self) {
         let files = self.0.lock().unwrap_or_else(PoisonError::into_inner).clone();
-        files.iter().for_each(|file| file.use_if_new());
+        // Whatever a file was doing, what it said last stays whole.
+        let look = |file: &Arc<dyn Reread>| catch_unwind(AssertUnwindSafe(|| file.use_if_new()));
+        let looked: Vec<_> = files.iter().map(look).collect();
+        if let Some(panic) = looked.into_iter().find_map(Result::err) {
+            resume_unwind(panic);
+        }
     }
 }
 
@@ -212,6 +229,29 @@ mod tests {
         std::fs::rename(path("next"), path("current")).unwrap();
         files.use_what_is_new();
         assert_eq!(*watched.current(), 2);
+    }
+
+    #[test]
+    fn a_file_at_which_reading_breaks_keeps_no_other_from_being_read() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = |name: &str| folder.path().join(name);
+        let fragile = |contents: &[u8]| if contents == b"2" { panic!("a fault") } else { number(contents) };
+        let write = |name, contents| std::fs::write(path(name), contents).unwrap();
+        write("first", "1");
+        write("second", "1");
+        let files = Files::new();
+        let first = files.watch(&path("first"), fragile).unwrap();
+        let second = files.watch(&path("second"), number).unwrap();
+        write("first", "2");
+        write("second", "2");
+        assert!(
+            catch_unwind(AssertUnwindSafe(|| files.use_what_is_new())).is_err(),
+            "whoever runs it learns"
+        );
+        assert_eq!((*first.current(), *second.current()), (1, 2));
+        write("first", "3");
+        files.use_what_is_new();
+        assert_eq!(*first.current(), 3);
     }
 
     #[test]

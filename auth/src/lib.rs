@@ -26,6 +26,7 @@ mod service_account;
 mod strict_json;
 mod token_review;
 mod tokens_file;
+mod upkeep;
 
 pub use access_review::AccessReviews;
 pub use attributes::ResourceAttributes;
@@ -49,3 +50,4 @@ pub use service_account::{
 };
 pub use token_review::{ConfirmedAccounts, TokenReviews};
 pub use tokens_file::TokensFile;
+pub use upkeep::Upkeep;

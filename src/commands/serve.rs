@@ -14,7 +14,6 @@ use storage::backend::count::Counters;
 use storage::backend::volume::{Access, Durability, Volume, VolumeOptions};
 use storage::{Purge, Registry, RegistryOptions};
 use tokio::signal::unix::{SignalKind, signal};
-use tokio::task::JoinSet;
 use tokio::time::Instant;
 
 use crate::access::Gate;
@@ -23,6 +22,7 @@ use crate::api::page::PageSizes;
 use crate::api::uploads::state::StateKey;
 use crate::api::{Api, ApiOptions, with_errors};
 use crate::audit::AuditLog;
+use crate::background::Background;
 use crate::config::{self, Auth, Config, Http, Mode, PurgeAction, Purging};
 use crate::health::Readiness;
 use crate::login::TOKEN_PATHS;
@@ -52,7 +52,8 @@ pub async fn serve(config: Config) -> anyhow::Result<()> {
         let opened = tokio::task::spawn_blocking(move || AuditLog::open(&log)).await?;
         opened.context("the audit log cannot be written")?
     };
-    let mut background = JoinSet::new();
+    let metrics = Metrics::default();
+    let mut background = Background::new(metrics.clone());
     let (authorizer, login, cluster) = match &config.auth {
         Auth::Anyone => {
             let everyone: Arc<dyn Authorizer> = Arc::new(Everyone::new());
@@ -62,13 +63,14 @@ pub async fn serve(config: Config) -> anyhow::Result<()> {
             let locations = &config.http.locations;
             let token_path = urls(&config.http).path().to_owned() + TOKEN_PATHS[0];
             let logins = Logins::prepare(settings, locations, token_path, audit.clone()).await?;
-            background.spawn(logins.upkeep);
+            for upkeep in logins.upkeep {
+                background.keep(upkeep.what(), move || upkeep.begin());
+            }
             (logins.authorizer, Some(logins.login), logins.cluster)
         }
     };
     let api = Api::new(Gate::new(authorizer, registry.clone(), audit), login.clone(), api_options(&config));
     let readiness = Readiness::new(cluster);
-    let metrics = Metrics::default();
     let measured = Measured {
         metrics: metrics.clone(),
         backend: counters,
@@ -100,10 +102,12 @@ pub async fn serve(config: Config) -> anyhow::Result<()> {
     };
 
     if let Some(check) = config.health.storage.clone() {
-        background.spawn(readiness.clone().watch(registry.clone(), check, config.storage.mode));
+        let (readiness, registry, mode) = (readiness.clone(), registry.clone(), config.storage.mode);
+        let watch = move || readiness.clone().watch(registry.clone(), check.clone(), mode);
+        background.keep("the store's health", watch);
     }
     if config.storage.mode == Mode::ReadWrite {
-        background.spawn(purge_uploads(registry, config.storage.purging));
+        background.keep("purging uploads", move || purge_uploads(registry.clone(), config.storage.purging));
     }
 
     for url in server.urls() {
@@ -116,7 +120,7 @@ pub async fn serve(config: Config) -> anyhow::Result<()> {
         for url in management.urls() {
             tracing::info!("health and metrics on {url}");
         }
-        background.spawn(management.serve(router, std::future::pending()));
+        background.run("health and metrics", management.serve(router, std::future::pending()));
     }
     if io::stderr().is_terminal() {
         greet(&server, &config)?;
@@ -144,7 +148,7 @@ pub async fn serve(config: Config) -> anyhow::Result<()> {
         );
     }
     drop(workers); // Not before: changes that are under way are finished on them.
-    background.shutdown().await;
+    background.stop().await;
     tracing::info!("stopped");
     Ok(())
 }

@@ -6,16 +6,17 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
-use futures_util::future::BoxFuture;
+use futures_util::future::join_all;
 use k8s_openapi::api::rbac::v1 as objects;
+use kube::Resource;
 use kube::api::ObjectMeta;
-use kube::{Api, Resource};
 use serde::de::DeserializeOwned;
 
-use crate::cluster::{Cluster, Listener, Lost, watch};
+use crate::cluster::{Cluster, Listener, Lost};
 use crate::rbac::{Binding, Entry, Rbac, Reach, Role, RoleKind, RoleRef, Subject};
 use crate::{
     AccessReviews, AuthError, Authorizer, Decision, Identity, NoRandomness, PolicyRule, ResourceAttributes,
+    Upkeep,
 };
 
 /// What the authority says besides of a caller whose token is restricted, as OpenShift's may be. No binding knows of that.
@@ -34,28 +35,25 @@ pub struct WatchedBindings {
 }
 
 impl WatchedBindings {
-    /// The bindings of `cluster`, and what keeps them current for as long as it runs.
+    /// The bindings of `cluster`, and what keeps them current.
     ///
     /// # Errors
     /// Without randomness.
-    pub fn watch(cluster: &Cluster) -> Result<(Self, impl Future<Output = ()> + Send + use<>), NoRandomness> {
+    pub fn watch(cluster: &Cluster) -> Result<(Self, Vec<Upkeep>), NoRandomness> {
         let reviews = AccessReviews::new(cluster.clone())?;
         let rbac = Arc::new(Rbac::default());
-        let watching = Self::follow(cluster, &rbac);
-        Ok((Self { cluster: cluster.clone(), rbac, reviews }, watching))
+        let upkeep = Self::follow(cluster, &rbac);
+        Ok((Self { cluster: cluster.clone(), rbac, reviews }, upkeep))
     }
 
     /// Keeps `rbac` what the cluster has.
-    fn follow(cluster: &Cluster, rbac: &Arc<Rbac>) -> BoxFuture<'static, ()> {
-        let watching = (
+    fn follow(cluster: &Cluster, rbac: &Arc<Rbac>) -> Vec<Upkeep> {
+        vec![
             follow::<objects::ClusterRole>(cluster, rbac),
             follow::<objects::Role>(cluster, rbac),
             follow::<objects::ClusterRoleBinding>(cluster, rbac),
             follow::<objects::RoleBinding>(cluster, rbac),
-        );
-        Box::pin(async {
-            tokio::join!(watching.0, watching.1, watching.2, watching.3);
-        })
+        ]
     }
 
     /// Decides by the roles and bindings that `cluster` has now.
@@ -64,14 +62,14 @@ impl WatchedBindings {
     /// [`Lost`] when they could not be read within half a minute; the log says why.
     pub async fn read(cluster: &Cluster) -> Result<Arc<Rbac>, Lost> {
         let rbac = Arc::new(Rbac::default());
-        let watching = Self::follow(cluster, &rbac);
+        let upkeep = Self::follow(cluster, &rbac);
         let all_read = async {
             while cluster.ensure_known().is_err() {
                 tokio::time::sleep(Duration::from_millis(20)).await;
             }
         };
         tokio::select! {
-            () = watching => {}
+            _ = join_all(upkeep.iter().map(Upkeep::begin)) => {}
             () = all_read => {}
             () = tokio::time::sleep(READ_TIMEOUT) => {}
         }
@@ -100,9 +98,8 @@ pub fn is_restricted(caller: &Identity) -> bool {
 }
 
 /// Watches all objects of one kind.
-fn follow<K: Kind>(cluster: &Cluster, rbac: &Arc<Rbac>) -> impl Future<Output = ()> + Send + use<K> {
-    let heard = Heard::<K>(Arc::clone(rbac), PhantomData);
-    watch(Api::<K>::all(cluster.client()), heard, cluster.watched(K::NAME))
+fn follow<K: Kind>(cluster: &Cluster, rbac: &Arc<Rbac>) -> Upkeep {
+    cluster.watch(K::NAME, Heard::<K>(Arc::clone(rbac), PhantomData))
 }
 
 /// A kind of object of role-based access control.
@@ -139,6 +136,7 @@ impl Kind for objects::RoleBinding {
 }
 
 /// Puts what is heard of one kind into the policy.
+#[derive(Clone)]
 struct Heard<K>(Arc<Rbac>, PhantomData<fn(K)>);
 
 impl<K: Kind> Listener for Heard<K> {

@@ -37,7 +37,7 @@ pub(super) struct Contacts {
 }
 
 /// When one kind of thing was last heard of.
-pub(crate) struct Pulse {
+pub(super) struct Pulse {
     kind: &'static str,
     since: Instant,
     /// In milliseconds after `since`; 0 if never.

@@ -10,7 +10,9 @@ use http::{Method, Request, Response, StatusCode};
 use http_body::Frame;
 use http_body_util::combinators::BoxBody;
 use http_body_util::{BodyExt, Full, StreamBody};
+use k8s_openapi::api::core::v1::ServiceAccount;
 use kube::client::Body;
+use kube::core::PartialObjectMeta;
 use serde_json::{Value, json};
 use tokio::sync::mpsc::{Sender, channel};
 use tokio::task::JoinSet;
@@ -208,9 +210,11 @@ async fn until(so: impl AsyncFn() -> bool) {
     panic!("it never happened");
 }
 
-fn running(watching: impl Future<Output = ()> + Send + 'static) -> JoinSet<()> {
+fn running<'a>(upkeep: impl IntoIterator<Item = &'a Upkeep>) -> JoinSet<()> {
     let mut set = JoinSet::new();
-    set.spawn(watching);
+    for upkeep in upkeep {
+        set.spawn(upkeep.begin());
+    }
     set
 }
 
@@ -228,7 +232,7 @@ async fn nothing_is_decided_before_everything_has_been_read() {
         let (bindings, watching) = WatchedBindings::watch(&cluster).unwrap();
         assert!(bindings.decide(&user("ann"), &PULL).await.is_err());
         assert!(matches!(cluster.contact(), Contact::Lost(Lost::Unread(_))));
-        let _running = running(watching);
+        let _running = running(&watching);
         until(async || may_pull(&bindings, "ann").await == Some(true)).await;
         assert_eq!(may_pull(&bindings, "bob").await, Some(false));
         assert_eq!(cluster.contact(), Contact::Current);
@@ -242,7 +246,7 @@ async fn what_changes_counts_at_once_and_what_was_missed_is_found_by_reading_all
     let script = Script::in_which_ann_may_pull();
     let cluster = script.cluster();
     let (bindings, watching) = WatchedBindings::watch(&cluster).unwrap();
-    let _running = running(watching);
+    let _running = running(&watching);
     until(async || may_pull(&bindings, "ann").await == Some(true)).await;
     script.tells(ROLE_BINDINGS, "ADDED", binding("more", "bob"));
     until(async || may_pull(&bindings, "bob").await == Some(true)).await;
@@ -276,7 +280,7 @@ async fn while_the_cluster_is_away_what_it_told_counts_for_a_while() {
     let script = Script::in_which_ann_may_pull();
     let cluster = script.cluster();
     let (bindings, watching) = WatchedBindings::watch(&cluster).unwrap();
-    let _running = running(watching);
+    let _running = running(&watching);
     until(async || may_pull(&bindings, "ann").await == Some(true)).await;
     script.goes_away();
     until(async || matches!(cluster.contact(), Contact::Silent(_))).await;
@@ -295,7 +299,7 @@ async fn a_connection_that_is_dead_without_saying_so_is_noticed() {
     let script = Script::new();
     let cluster = script.cluster();
     let (_, watching) = WatchedAccounts::watch(&cluster);
-    let _running = running(watching);
+    let _running = running([&watching]);
     until(async || cluster.contact() == Contact::Current).await;
     // The stream stays open and says nothing; a new one is refused.
     script.is_away.store(true, Ordering::SeqCst);
@@ -303,6 +307,47 @@ async fn a_connection_that_is_dead_without_saying_so_is_noticed() {
     assert_eq!(cluster.contact(), Contact::Current);
     tokio::time::sleep(Duration::from_secs(10)).await;
     assert!(matches!(cluster.contact(), Contact::Silent(_)));
+}
+
+/// Breaks when it is told of an account of a certain name.
+#[derive(Clone, Default)]
+struct Fragile(Arc<Mutex<Vec<String>>>);
+
+impl Listener for Fragile {
+    type Object = PartialObjectMeta<ServiceAccount>;
+    type Item = String;
+
+    fn read(object: Self::Object) -> String {
+        object.metadata.name.unwrap()
+    }
+
+    fn all(&mut self, names: Vec<String>) {
+        *self.0.lock().unwrap() = names;
+    }
+
+    fn put(&mut self, name: String) {
+        assert_ne!(name, "odd", "a fault");
+    }
+
+    fn remove(&mut self, _: String) {}
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_watch_that_breaks_says_so_until_it_is_begun_anew_and_has_read_all() {
+    let script = Script::new();
+    script.has(ACCOUNTS, account("team", "builder", "1"));
+    let cluster = script.cluster();
+    let heard = Fragile::default();
+    let watching = cluster.watch("service accounts", heard.clone());
+    let mut first = running([&watching]);
+    until(async || cluster.contact() == Contact::Current).await;
+    script.has(ACCOUNTS, account("team", "odd", "2"));
+    script.tells(ACCOUNTS, "ADDED", account("team", "odd", "2"));
+    assert!(first.join_next().await.unwrap().unwrap_err().is_panic());
+    assert!(matches!(cluster.contact(), Contact::Silent(_)));
+    let _second = running([&watching]);
+    until(async || cluster.contact() == Contact::Current).await;
+    assert_eq!(*heard.0.lock().unwrap(), ["builder", "odd"]);
 }
 
 #[tokio::test(start_paused = true)]
@@ -313,7 +358,7 @@ async fn an_account_is_the_one_with_its_uid() {
     let (accounts, watching) = WatchedAccounts::watch(&cluster);
     let standing = |uid| accounts.standing(&Account { namespace: "team", name: "builder", uid });
     assert_eq!(standing("1"), Standing::Unknown);
-    let _running = running(watching);
+    let _running = running([&watching]);
     until(async || standing("1") == Standing::Current).await;
     assert_eq!(standing("2"), Standing::Gone);
     assert_eq!(standing(""), Standing::Gone);
@@ -447,7 +492,7 @@ async fn what_happens_while_everything_is_told_is_not_lost() {
         json!({ "type": "MODIFIED", "object": binding("others", "cid") }),
     ];
     let (bindings, watching) = WatchedBindings::watch(&script.cluster()).unwrap();
-    let _running = running(watching);
+    let _running = running(&watching);
     until(async || may_pull(&bindings, "cid").await == Some(true)).await;
     assert_eq!(may_pull(&bindings, "ann").await, Some(false));
     assert_eq!(may_pull(&bindings, "bob").await, Some(false));
@@ -548,7 +593,7 @@ async fn an_access_review_asks_with_all_that_is_known_of_the_caller() {
 async fn whoever_carries_scopes_is_asked_about() {
     let script = Script::in_which_ann_may_pull();
     let (bindings, watching) = WatchedBindings::watch(&script.cluster()).unwrap();
-    let _running = running(watching);
+    let _running = running(&watching);
     until(async || may_pull(&bindings, "ann").await == Some(true)).await;
     assert!(script.asked().is_empty());
     let scopes = [("scopes.authorization.openshift.io".to_owned(), vec!["user:info".to_owned()])];

@@ -7,6 +7,7 @@
 use std::fmt::Debug;
 use std::pin::pin;
 use std::sync::Arc;
+use std::thread;
 use std::time::Duration;
 
 use aws_lc_rs::rand::{SecureRandom, SystemRandom};
@@ -16,7 +17,7 @@ use kube::{Api, Resource};
 use serde::de::DeserializeOwned;
 use tokio::time::{Instant, timeout};
 
-use super::Pulse;
+use super::contact::Pulse;
 
 /// How many objects a page has.
 const PAGE: u32 = 500;
@@ -61,7 +62,8 @@ pub(crate) trait Listener: Send {
 }
 
 /// Tells `listener` all that `api` has, for ever.
-pub(crate) async fn watch<L: Listener>(api: Api<L::Object>, listener: L, pulse: Arc<Pulse>) {
+pub(super) async fn watch<L: Listener>(api: Api<L::Object>, listener: L, pulse: Arc<Pulse>) {
+    let _alarm = Alarm(Arc::clone(&pulse));
     let mut watch = Watch { api, listener, pulse, version: None };
     let mut wait = BACKOFF.0;
     loop {
@@ -89,6 +91,17 @@ pub(crate) async fn watch<L: Listener>(api: Api<L::Object>, listener: L, pulse: 
     }
 }
 
+/// Notes it when a watch breaks off: until it begins anew, nothing is heard.
+struct Alarm(Arc<Pulse>);
+
+impl Drop for Alarm {
+    fn drop(&mut self) {
+        if thread::panicking() {
+            self.0.miss(&WatchError::BrokeOff);
+        }
+    }
+}
+
 struct Watch<L: Listener> {
     api: Api<L::Object>,
     listener: L,
@@ -110,6 +123,8 @@ enum WatchError {
     Incomplete,
     #[error("the API server ended a watch at once")]
     Short,
+    #[error("the watch broke off by a fault of its own")]
+    BrokeOff,
 }
 
 impl From<kube::Error> for WatchError {

@@ -4,11 +4,11 @@ use std::collections::HashMap;
 use std::sync::{Arc, PoisonError, RwLock};
 
 use k8s_openapi::api::core::v1::ServiceAccount;
-use kube::Api;
 use kube::core::PartialObjectMeta;
 
 use super::{Account, Accounts, Standing};
-use crate::cluster::{Cluster, Contact, Listener, watch};
+use crate::Upkeep;
+use crate::cluster::{Cluster, Contact, Listener};
 
 /// Which service accounts there are, as far as the cluster's word counts.
 #[derive(Debug)]
@@ -21,13 +21,11 @@ pub struct WatchedAccounts {
 type Uids = HashMap<Box<str>, Box<str>>;
 
 impl WatchedAccounts {
-    /// The accounts of `cluster`, and what keeps them current for as long as it runs.
-    pub fn watch(cluster: &Cluster) -> (Self, impl Future<Output = ()> + Send + use<>) {
+    /// The accounts of `cluster`, and what keeps them current.
+    pub fn watch(cluster: &Cluster) -> (Self, Upkeep) {
         let uids = Arc::default();
-        let pulse = cluster.watched("service accounts");
-        let all = Api::all(cluster.client());
-        let watching = watch(all, Heard(Arc::clone(&uids)), pulse);
-        (Self { cluster: cluster.clone(), uids }, watching)
+        let upkeep = cluster.watch("service accounts", Heard(Arc::clone(&uids)));
+        (Self { cluster: cluster.clone(), uids }, upkeep)
     }
 }
 
@@ -47,6 +45,7 @@ impl Accounts for WatchedAccounts {
     }
 }
 
+#[derive(Clone)]
 struct Heard(Arc<RwLock<Uids>>);
 
 impl Heard {

@@ -319,10 +319,10 @@ fn what_kubernetes_mounts_is_followed() {
 async fn a_change_is_found_by_itself() {
     let folder = tempfile::tempdir().unwrap();
     fs::write(folder.path().join("team.yaml"), BINDING).unwrap();
-    let (read, files) = (Folder::open(folder.path()).unwrap(), Arc::new(Files::new()));
+    let (read, files) = (Folder::open(folder.path()).unwrap(), Files::new());
     let rbac = read.authorizer();
     read.reread_with(&files);
-    let watcher = tokio::spawn(files.keep_current());
+    let watcher = tokio::spawn(files.upkeep().begin());
     fs::write(folder.path().join("team.yaml"), BINDING.replace("alice", "bob")).unwrap();
     while !rbac.read(|policy| may(policy, "bob", "team")) {
         tokio::time::sleep(std::time::Duration::from_secs(1)).await;
