@@ -13,9 +13,9 @@ use std::time::Duration;
 use self::failures::{Attempt, Failures};
 use self::verdicts::{Looked, Verdict, Verdicts};
 use crate::compact_token::{CompactToken, MAX_TOKEN_BYTES};
-use crate::service_account::is_gone;
+use crate::service_account::standing;
 use crate::{
-    Accounts, Authenticated, AuthenticationError, Authenticator, Clock, Credential, RegistryTokens,
+    Accounts, Authenticated, AuthenticationError, Authenticator, Clock, Credential, RegistryTokens, Standing,
     TokenError,
 };
 
@@ -175,7 +175,9 @@ impl Authenticators {
     /// Refuses what was good lately and is of an account that is gone.
     fn ensure_current(&self, verdict: Verdict) -> Verdict {
         match (&verdict, &self.accounts) {
-            (Verdict::Known(known), Some(accounts)) if is_gone(&**accounts, &known.identity) => {
+            (Verdict::Known(known), Some(accounts))
+                if standing(&**accounts, &known.identity) == Standing::Gone =>
+            {
                 Verdict::Rejected(TokenError::Gone.to_string().into())
             }
             _ => verdict,

@@ -186,9 +186,11 @@ impl<'a> Account<'a> {
 pub enum Standing {
     /// It exists, with this uid.
     Current,
-    /// It does not exist, or has another uid.
+    /// It existed, and does not any more.
     Gone,
-    /// Nothing has been heard of accounts yet.
+    /// It has not been heard of: it is newer than what has been heard, or was gone before. Whoever made its token knows.
+    Unheard,
+    /// It cannot be known now.
     Unknown,
 }
 
@@ -309,12 +311,12 @@ pub(crate) fn end_of(token: &CompactToken<'_>) -> Option<SystemTime> {
     SystemTime::UNIX_EPOCH.checked_add(Duration::try_from_secs_f64(seconds).ok()?)
 }
 
-/// Whether `identity` is a service account that `accounts` knows to be gone.
-pub(crate) fn is_gone(accounts: &dyn Accounts, identity: &Identity) -> bool {
-    Account::of(identity).is_some_and(|account| accounts.standing(&account) == Standing::Gone)
+/// What `accounts` knows of `identity`. Whoever is no service account is none that could go.
+pub(crate) fn standing(accounts: &dyn Accounts, identity: &Identity) -> Standing {
+    Account::of(identity).map_or(Standing::Current, |account| accounts.standing(&account))
 }
 
-/// Refuses a service account that `accounts` knows to be gone.
+/// Refuses a service account that `accounts` does not know to be there.
 pub(crate) fn ensure_current(
     accounts: Option<&dyn Accounts>,
     identity: &Identity,
@@ -322,7 +324,7 @@ pub(crate) fn ensure_current(
     let (Some(accounts), Some(account)) = (accounts, Account::of(identity)) else { return Ok(()) };
     match accounts.standing(&account) {
         Standing::Current => Ok(()),
-        Standing::Gone => Err(TokenError::Gone.into()),
+        Standing::Gone | Standing::Unheard => Err(TokenError::Gone.into()),
         Standing::Unknown => {
             Err(AuthenticationError::Unavailable("the service accounts are not known yet".into()))
         }

@@ -17,11 +17,14 @@ use crate::keyed_hash::KeyedHash;
 use crate::service_account::{self, Account, Accounts};
 use crate::{
     Authenticated, AuthenticationError, Authenticator, Clock, Credential, Identity, NoRandomness, Secret,
-    ServiceAccounts, TokenError, TokenRules,
+    ServiceAccounts, Standing, TokenError, TokenRules,
 };
 
 /// How long it is not asked again about a token that is nobody's.
 const REFUSED_FOR: Duration = Duration::from_secs(5);
+
+/// How long it is not asked again about the token of an account that has not been heard of. A new one is heard of within moments.
+const UNHEARD_FOR: Duration = Duration::from_secs(5);
 
 /// Asks the API server whose a token is, and remembers the answer for a while.
 #[derive(Debug)]
@@ -39,8 +42,8 @@ pub struct TokenReviews {
 type Verdict = Result<Arc<Identity>, Arc<str>>;
 
 impl TokenReviews {
-    /// Asks `cluster`, and not again for `known_for`. What it says of a service account counts while `accounts` has that one and
-    /// the token obeys `rules`.
+    /// Asks `cluster`, and not again for `known_for`. What it says of a service account counts until `accounts` knows that one to be
+    /// gone, and while the token obeys `rules`.
     ///
     /// # Errors
     /// Without randomness.
@@ -63,8 +66,13 @@ impl TokenReviews {
         let audiences = if of_account.is_some() { self.rules.accepted_audiences() } else { Vec::new() };
         let question = self.key.of([token.expose()].into_iter().chain(audiences.iter().map(String::as_str)));
         let lasting = |verdict: &Verdict| match verdict {
-            Ok(identity) if service_account::is_gone(&*self.accounts, identity) => Lasting::NOT,
-            Ok(_) => Lasting { fresh: self.known_for, outage: self.cluster.outage() },
+            Ok(identity) => match service_account::standing(&*self.accounts, identity) {
+                Standing::Current | Standing::Unknown => {
+                    Lasting { fresh: self.known_for, outage: self.cluster.outage() }
+                }
+                Standing::Unheard => Lasting { fresh: UNHEARD_FOR.min(self.known_for), ..Lasting::NOT },
+                Standing::Gone => Lasting::NOT,
+            },
             Err(_) => Lasting { fresh: REFUSED_FOR, ..Lasting::NOT },
         };
         let verdict = self.answers.get(&question, lasting, self.ask(token, &audiences)).await;
@@ -73,6 +81,10 @@ impl TokenReviews {
             Ok(Err(reason)) => return Err(AuthenticationError::Rejected(reason.to_string())),
             Err(error) => return Err(AuthenticationError::Unavailable(error.into())),
         };
+        if service_account::standing(&*self.accounts, &identity) == Standing::Gone {
+            // The API server itself remembers tokens for some seconds.
+            return Err(TokenError::Gone.into());
+        }
         if of_account.is_none() && Account::of(&identity).is_some() {
             // What it is for has not been asked.
             return Err(AuthenticationError::Rejected(

@@ -21,8 +21,9 @@ use tower::{BoxError, service_fn};
 use super::*;
 use crate::bindings::WatchedBindings;
 use crate::{
-    AccessReviews, Account, Accounts, AuthenticationError, Authenticator, Authorizer, Clock, Credential,
-    Decision, Identity, ResourceAttributes, Secret, Standing, TokenReviews, TokenRules, WatchedAccounts,
+    AccessReviews, Account, Accounts, Attempts, AuthenticationError, Authenticator, AuthenticatorOptions,
+    Authenticators, Authorizer, Clock, Credential, Decision, Identity, ResourceAttributes, Secret, Standing,
+    TokenReviews, TokenRules, WatchedAccounts,
 };
 
 const OUTAGE: Duration = Duration::from_secs(3600);
@@ -360,13 +361,73 @@ async fn an_account_is_the_one_with_its_uid() {
     assert_eq!(standing("1"), Standing::Unknown);
     let _running = running([&watching]);
     until(async || standing("1") == Standing::Current).await;
-    assert_eq!(standing("2"), Standing::Gone);
-    assert_eq!(standing(""), Standing::Gone);
+    assert_eq!(standing("2"), Standing::Unheard);
+    assert_eq!(standing(""), Standing::Unheard);
     script.tells(ACCOUNTS, "DELETED", account("team", "builder", "1"));
     until(async || standing("1") == Standing::Gone).await;
     script.tells(ACCOUNTS, "ADDED", account("team", "builder", "2"));
     until(async || standing("2") == Standing::Current).await;
-    assert_eq!(standing("1"), Standing::Gone);
+    // That it went may not be told, but that there is another, or others without it.
+    script.tells(ACCOUNTS, "MODIFIED", account("team", "builder", "3"));
+    until(async || standing("3") == Standing::Current).await;
+    script.objects.lock().unwrap().insert(ACCOUNTS, vec![account("team", "other", "4")]);
+    script.tells(ACCOUNTS, "ERROR", json!({ "code": 410, "message": "too old" }));
+    until(async || standing("3") == Standing::Gone).await;
+    script.goes_away();
+    until(async || cluster.contact() != Contact::Current).await;
+    assert_eq!(["1", "2", "3"].map(standing), [Standing::Gone; 3]);
+    assert_eq!(standing("5"), Standing::Unknown);
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_account_that_is_not_heard_of_yet_is_asked_about_and_one_that_went_is_not() {
+    let script = Script::new();
+    let cluster = script.cluster();
+    let (accounts, watching) = WatchedAccounts::watch(&cluster);
+    let accounts: Arc<dyn Accounts> = Arc::new(accounts);
+    let _running = running([&watching]);
+    until(async || cluster.contact() == Contact::Current).await;
+    let clock = Clock::new(|| SystemTime::UNIX_EPOCH + Duration::from_secs(NOW));
+    let rules = TokenRules::for_audiences(vec!["registry".to_owned()]);
+    let reviews = TokenReviews::new(cluster, Arc::clone(&accounts), rules, KNOWN_FOR, clock.clone());
+    let chain = Authenticators::new(&AuthenticatorOptions::default(), clock)
+        .unwrap()
+        .as_long_as_in(Arc::clone(&accounts))
+        .then(Arc::new(reviews.unwrap()), Attempts::Limited);
+    script.says(json!({
+        "authenticated": true, "audiences": ["registry"],
+        "user": { "username": "system:serviceaccount:team:robot", "uid": "7" },
+    }));
+    let token = token_with(&json!({ "iss": "x", "kubernetes.io": {} }));
+    let show = async || {
+        let shown = Credential::Token(Secret::new(token.clone()));
+        chain.identify(&shown, std::net::Ipv4Addr::LOCALHOST.into()).await
+    };
+    for _ in 0..100 {
+        show().await.expect("the API server knows its token");
+    }
+    assert_eq!(script.asked().len(), 1);
+    // It is soon asked again, and while it cannot be, nobody knows.
+    tokio::time::sleep(Duration::from_secs(11)).await;
+    script.refuses.store(503, Ordering::SeqCst);
+    assert!(matches!(show().await, Err(AuthenticationError::Unavailable(_))));
+    script.refuses.store(0, Ordering::SeqCst);
+    tokio::time::sleep(Duration::from_secs(2)).await;
+    assert!(show().await.is_ok());
+
+    // Whatever the API server remembers of the token.
+    let robot = Account { namespace: "team", name: "robot", uid: "7" };
+    script.tells(ACCOUNTS, "ADDED", account("team", "robot", "7"));
+    until(async || accounts.standing(&robot) == Standing::Current).await;
+    assert!(show().await.is_ok());
+    script.tells(ACCOUNTS, "DELETED", account("team", "robot", "7"));
+    until(async || accounts.standing(&robot) == Standing::Gone).await;
+    let asked = script.asked().len();
+    for _ in 0..3 {
+        assert!(matches!(show().await, Err(AuthenticationError::Rejected(_))));
+        tokio::time::sleep(Duration::from_secs(20)).await;
+    }
+    assert!(script.asked().len() > asked, "it was asked, and not believed");
 }
 
 /// No account is ever gone.

@@ -5,16 +5,27 @@ use std::sync::{Arc, PoisonError, RwLock};
 
 use k8s_openapi::api::core::v1::ServiceAccount;
 use kube::core::PartialObjectMeta;
+use quick_cache::sync::Cache;
 
 use super::{Account, Accounts, Standing};
 use crate::Upkeep;
 use crate::cluster::{Cluster, Contact, Listener};
 
+/// How many accounts that went are remembered. Of others the API server has to be asked.
+const REMEMBERED_GONE: usize = 10_000;
+
 /// Which service accounts there are, as far as the cluster's word counts.
 #[derive(Debug)]
 pub struct WatchedAccounts {
     cluster: Cluster,
-    uids: Arc<RwLock<Uids>>,
+    heard: Arc<Heard>,
+}
+
+#[derive(Debug)]
+struct Heard {
+    uids: RwLock<Uids>,
+    /// The uids of accounts that went. None comes back; and the API server itself may take some seconds to forget their tokens.
+    gone: Cache<Box<str>, ()>,
 }
 
 /// The uid of each account, by namespace and name as one text.
@@ -23,38 +34,47 @@ type Uids = HashMap<Box<str>, Box<str>>;
 impl WatchedAccounts {
     /// The accounts of `cluster`, and what keeps them current.
     pub fn watch(cluster: &Cluster) -> (Self, Upkeep) {
-        let uids = Arc::default();
-        let upkeep = cluster.watch("service accounts", Heard(Arc::clone(&uids)));
-        (Self { cluster: cluster.clone(), uids }, upkeep)
+        let heard = Arc::new(Heard { uids: RwLock::default(), gone: Cache::new(REMEMBERED_GONE) });
+        let upkeep = cluster.watch("service accounts", Hearing(Arc::clone(&heard)));
+        (Self { cluster: cluster.clone(), heard }, upkeep)
     }
 }
 
 impl Accounts for WatchedAccounts {
     fn standing(&self, account: &Account<'_>) -> Standing {
-        if let Contact::Lost(_) = self.cluster.contact() {
-            return Standing::Unknown;
-        }
-        let uids = self.uids.read().unwrap_or_else(PoisonError::into_inner);
-        match uids.get(key(account.namespace, account.name).as_str()) {
-            Some(uid) if **uid == *account.uid => Standing::Current,
-            Some(_) => Standing::Gone,
+        let uids = self.heard.uids.read().unwrap_or_else(PoisonError::into_inner);
+        let uid = uids.get(key(account.namespace, account.name).as_str());
+        match (self.cluster.contact(), uid) {
+            (Contact::Current | Contact::Silent(_), Some(uid)) if **uid == *account.uid => Standing::Current,
+            _ if self.heard.gone.get(account.uid).is_some() => Standing::Gone,
+            (Contact::Lost(_), _) => Standing::Unknown,
+            (Contact::Current, _) => Standing::Unheard,
+            (Contact::Silent(_), Some(_)) => Standing::Gone,
             // It may have come since.
-            None if self.cluster.contact() != Contact::Current => Standing::Unknown,
-            None => Standing::Gone,
+            (Contact::Silent(_), None) => Standing::Unknown,
         }
     }
 }
 
+/// Hears which accounts there are. What goes is noted before it is forgotten, so that it is unheard of at no moment.
 #[derive(Clone)]
-struct Heard(Arc<RwLock<Uids>>);
+struct Hearing(Arc<Heard>);
 
-impl Heard {
+impl Hearing {
+    fn look<T>(&self, look: impl FnOnce(&Uids) -> T) -> T {
+        look(&self.0.uids.read().unwrap_or_else(PoisonError::into_inner))
+    }
+
     fn change<T>(&self, change: impl FnOnce(&mut Uids) -> T) -> T {
-        change(&mut self.0.write().unwrap_or_else(PoisonError::into_inner))
+        change(&mut self.0.uids.write().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    fn note_gone(&self, uids: impl IntoIterator<Item = Box<str>>) {
+        uids.into_iter().for_each(|uid| self.0.gone.insert(uid, ()));
     }
 }
 
-impl Listener for Heard {
+impl Listener for Hearing {
     type Object = PartialObjectMeta<ServiceAccount>;
     type Item = (Box<str>, Box<str>);
 
@@ -65,16 +85,23 @@ impl Listener for Heard {
     }
 
     fn all(&mut self, items: Vec<Self::Item>) {
-        let all = items.into_iter().collect();
+        let all: Uids = items.into_iter().collect();
+        let gone: Vec<Box<str>> = self.look(|uids| {
+            let gone = uids.iter().filter(|(name, uid)| all.get(*name) != Some(*uid));
+            gone.map(|(_, uid)| uid.clone()).collect()
+        });
+        self.note_gone(gone);
         // What was there is dropped after the lock is.
         let _old = self.change(|uids| std::mem::replace(uids, all));
     }
 
     fn put(&mut self, (name, uid): Self::Item) {
+        self.note_gone(self.look(|uids| uids.get(&name).filter(|old| **old != uid).cloned()));
         self.change(|uids| uids.insert(name, uid));
     }
 
-    fn remove(&mut self, (name, _): Self::Item) {
+    fn remove(&mut self, (name, uid): Self::Item) {
+        self.note_gone([uid]);
         self.change(|uids| uids.remove(&name));
     }
 }
