@@ -161,7 +161,9 @@ impl Login {
             _ => return Err(ApiError::MethodNotAllowed { allow: "GET, HEAD, POST".to_owned() }),
         };
         let (known, shown) = match shown {
-            Shown::Nothing => (Authenticated { identity: Arc::clone(&ANONYMOUS), expires: None }, None),
+            Shown::Nothing => {
+                (Authenticated { identity: Arc::clone(&ANONYMOUS), expires: None, confirmed: None }, None)
+            }
             Shown::Credential(credential) => {
                 (self.known_for_token(&request, &credential).await?, credential.token().cloned())
             }
@@ -170,13 +172,16 @@ impl Login {
                 (Authenticated { expires: Some(expires), ..known }, None)
             }
         };
-        let (token, lifetime) = match self.0.tokens.issue(&known) {
+        let (token, lifetime) = match self.0.tokens.issue(&known, shown.as_ref()) {
             Ok(issued) => (issued.token, issued.lifetime),
             Err(error) => match (error, shown) {
-                // Somebody in very many groups goes on with the token that they have.
+                // Somebody in very many groups, or with a very long token, goes on with the one that they have.
                 (IssueError::TooLarge, Some(shown)) => (shown, GIVEN_BACK),
-                (error @ (IssueError::TooLarge | IssueError::Expired), _) => {
+                (IssueError::TooLarge | IssueError::Expired, _) => {
                     return Err(self.refused(&request, &error.to_string(), Challenge::of_passwords()).await);
+                }
+                (IssueError::Unconfirmable | IssueError::Unsealed(_), _) => {
+                    return Err(ApiError::Internal(error.into()));
                 }
             },
         };

@@ -122,9 +122,6 @@ impl Logins {
         };
         let audience =
             realm.as_ref().and_then(Uri::authority).map_or("wharf", |host| host.as_str()).to_owned();
-        let lifetime = settings.token_lifetime;
-        let tokens =
-            Arc::new(RegistryTokens::new(token_keys, audience, lifetime, accounts.clone(), clock.clone()));
         let mut authenticators = Authenticators::new(&AuthenticatorOptions::default(), clock.clone())?;
         let rules = rules(settings, authority.cluster());
         let reviews = match (authority, accounts) {
@@ -136,6 +133,9 @@ impl Logins {
             }
             _ => None,
         };
+        let lifetime = settings.token_lifetime;
+        let tokens =
+            Arc::new(RegistryTokens::new(token_keys, audience, lifetime, reviews.clone(), clock.clone()));
         let issuers = issuers(settings, authority.cluster(), &files)?;
         let verified = ServiceAccounts::new(issuers, rules, None, clock);
         let of_accounts: Arc<dyn Authenticator> = match &reviews {

@@ -87,7 +87,7 @@ impl Authorizer for AccessReviews {
         let question = self.question(caller, wanted);
         let answers = if caller.is_anonymous() { &self.of_nobody } else { &self.answers };
         let lasting = Lasting { fresh: REMEMBERED_FOR, outage: self.cluster.outage() };
-        let answer = answers.get(&question, |_| lasting, self.ask(caller, wanted)).await;
-        answer.map_err(|error| AuthError::Unavailable(error.into()))
+        let answer = answers.get(&question, None, |_| lasting, self.ask(caller, wanted)).await;
+        answer.map(|answer| answer.value).map_err(|error| AuthError::Unavailable(error.into()))
     }
 }

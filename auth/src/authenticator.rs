@@ -26,6 +26,8 @@ pub struct Authenticated {
     pub identity: Arc<Identity>,
     /// When the credential stops being good, if it does by itself.
     pub expires: Option<SystemTime>,
+    /// When a cluster confirmed it, if one has to do so again and again. Whatever stands for this credential has to be, too.
+    pub confirmed: Option<SystemTime>,
 }
 
 /// Why it is not known who shows a credential.

@@ -22,7 +22,7 @@ use tokio::time::Instant;
 
 pub use self::contact::{Contact, Lost};
 
-pub(crate) use self::answers::{Answers, Lasting};
+pub(crate) use self::answers::{Answer, Answers, Lasting};
 pub(crate) use self::watch::Listener;
 
 use self::contact::Contacts;

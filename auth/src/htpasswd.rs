@@ -69,7 +69,7 @@ impl Authenticator for Htpasswd {
             return Ok(None);
         }
         let identity = Identity { name: user.clone(), ..Identity::default() };
-        Ok(Some(Authenticated { identity: Arc::new(identity), expires: None }))
+        Ok(Some(Authenticated { identity: Arc::new(identity), expires: None, confirmed: None }))
     }
 }
 

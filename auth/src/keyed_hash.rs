@@ -6,9 +6,12 @@ use std::fmt;
 use aws_lc_rs::hmac;
 use aws_lc_rs::rand::SystemRandom;
 
-use crate::NoRandomness;
-
 pub(crate) type Hash = [u8; 32];
+
+/// The system gives no random bytes.
+#[derive(Clone, Copy, Debug, Eq, PartialEq, thiserror::Error)]
+#[error("the system gives no random bytes")]
+pub struct NoRandomness;
 
 /// A key that no other process has.
 pub(crate) struct KeyedHash(hmac::Key);

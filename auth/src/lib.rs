@@ -41,8 +41,9 @@ pub use credential::{Credential, Secret};
 pub use files::{FileError, Files};
 pub use htpasswd::Htpasswd;
 pub use identity::Identity;
+pub use keyed_hash::NoRandomness;
 pub use keys::{FetchKeys, KeySet, PublishedKeys, PublishedKeysError};
-pub use registry_token::{IssueError, NoRandomness, RegistryToken, RegistryTokenKeys, RegistryTokens};
+pub use registry_token::{IssueError, RegistryToken, RegistryTokenKeys, RegistryTokens};
 pub use rules::PolicyRule;
 pub use service_account::{
     Account, Accounts, ApiServerTokens, Issuer, IssuerName, LEGACY_ISSUER, OtherAudiences, ServiceAccounts,

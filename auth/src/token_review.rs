@@ -4,14 +4,15 @@
 //! about a service account's token that was verified here, for it knows whether the pod or Secret still exists that it is bound to.
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use async_trait::async_trait;
 use k8s_openapi::api::authentication::v1::{TokenReview, TokenReviewSpec, UserInfo};
 use kube::Api;
 use kube::api::PostParams;
+use tokio::time::Instant;
 
-use crate::cluster::{Answers, Cluster, ClusterError, Lasting};
+use crate::cluster::{Answer, Answers, Cluster, ClusterError, Lasting};
 use crate::compact_token::CompactToken;
 use crate::keyed_hash::KeyedHash;
 use crate::service_account::{self, Account, Accounts};
@@ -58,9 +59,40 @@ impl TokenReviews {
         Ok(Self { cluster, accounts, rules, known_for, clock, key, answers })
     }
 
+    /// Has it confirmed that `token` is that of `known`, unless the API server did so lately: when this replica asked, or another, as
+    /// `known` may say.
+    ///
+    /// # Errors
+    /// As [`Authenticator::identify`].
+    pub(crate) async fn confirm(
+        &self,
+        token: &Secret,
+        known: &Authenticated,
+    ) -> Result<Authenticated, AuthenticationError> {
+        // What is said to have been in the future, or before this machine was started, is asked again.
+        let age = known.confirmed.and_then(|at| self.clock.now().duration_since(at).ok());
+        let asked = age.and_then(|age| Instant::now().checked_sub(age));
+        let told = asked.map(|asked| Answer { value: Ok(Arc::clone(&known.identity)), asked });
+        let confirmed = self.review(token, told).await?;
+        let is_the_same = |identity: &Identity| {
+            (&identity.name, &identity.uid) == (&known.identity.name, &known.identity.uid)
+        };
+        if !is_the_same(&confirmed.identity) {
+            return Err(AuthenticationError::Rejected(
+                "the API server says that the token is another's".to_owned(),
+            ));
+        }
+        let expires = [known.expires, confirmed.expires].into_iter().flatten().min();
+        Ok(Authenticated { expires, ..confirmed })
+    }
+
     /// Tells whose `token` is, and when it ends if it says so. One that is no service account's can be for the API server alone:
     /// whoever makes those knows of no other audiences.
-    async fn review(&self, token: &Secret) -> Result<Authenticated, AuthenticationError> {
+    async fn review(
+        &self,
+        token: &Secret,
+        told: Option<Answer<Verdict>>,
+    ) -> Result<Authenticated, AuthenticationError> {
         let parsed = CompactToken::parse(token.expose()).ok();
         let of_account = parsed.as_ref().filter(|token| service_account::is_of_service_account(token));
         let audiences = if of_account.is_some() { self.rules.accepted_audiences() } else { Vec::new() };
@@ -75,12 +107,10 @@ impl TokenReviews {
             },
             Err(_) => Lasting { fresh: REFUSED_FOR, ..Lasting::NOT },
         };
-        let verdict = self.answers.get(&question, lasting, self.ask(token, &audiences)).await;
-        let identity = match verdict {
-            Ok(Ok(identity)) => identity,
-            Ok(Err(reason)) => return Err(AuthenticationError::Rejected(reason.to_string())),
-            Err(error) => return Err(AuthenticationError::Unavailable(error.into())),
-        };
+        let answer = self.answers.get(&question, told, lasting, self.ask(token, &audiences)).await;
+        let Answer { value, asked } =
+            answer.map_err(|error| AuthenticationError::Unavailable(error.into()))?;
+        let identity = value.map_err(|reason| AuthenticationError::Rejected(reason.to_string()))?;
         if service_account::standing(&*self.accounts, &identity) == Standing::Gone {
             // The API server itself remembers tokens for some seconds.
             return Err(TokenError::Gone.into());
@@ -102,7 +132,8 @@ impl TokenReviews {
         if expires.is_some_and(is_past) {
             return Err(TokenError::Expired.into());
         }
-        Ok(Authenticated { identity, expires })
+        let confirmed = now.checked_sub(asked.elapsed()).unwrap_or(SystemTime::UNIX_EPOCH);
+        Ok(Authenticated { identity, expires, confirmed: Some(confirmed) })
     }
 
     async fn ask(&self, token: &Secret, audiences: &[String]) -> Result<Verdict, ClusterError> {
@@ -144,7 +175,7 @@ fn identity(user: UserInfo) -> Option<Identity> {
 impl Authenticator for TokenReviews {
     async fn identify(&self, credential: &Credential) -> Result<Option<Authenticated>, AuthenticationError> {
         let Some(token) = credential.token().filter(|token| is_one_word(token)) else { return Ok(None) };
-        self.review(token).await.map(Some)
+        self.review(token, None).await.map(Some)
     }
 }
 
@@ -174,13 +205,6 @@ impl Authenticator for ConfirmedAccounts {
         else {
             return Ok(None);
         };
-        let confirmed = self.reviews.review(token).await?;
-        let identity = &confirmed.identity;
-        if (&identity.name, &identity.uid) != (&known.identity.name, &known.identity.uid) {
-            return Err(AuthenticationError::Rejected(
-                "the API server says that the token is another's".to_owned(),
-            ));
-        }
-        Ok(Some(confirmed))
+        self.reviews.confirm(token, &known).await.map(Some)
     }
 }

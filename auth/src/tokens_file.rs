@@ -48,7 +48,11 @@ impl Authenticator for TokensFile {
         let Some(token) = credential.token() else { return Ok(None) };
         let tokens = self.0.current();
         let identity = tokens.get(digest(&SHA256, token.expose().as_bytes()).as_ref());
-        Ok(identity.map(|identity| Authenticated { identity: Arc::clone(identity), expires: None }))
+        Ok(identity.map(|identity| Authenticated {
+            identity: Arc::clone(identity),
+            expires: None,
+            confirmed: None,
+        }))
     }
 }
 
@@ -147,7 +151,7 @@ mod tests {
             groups: vec!["developers".to_owned(), "testers".to_owned()],
             extra: [("example.com/team".to_owned(), vec!["blue".to_owned()])].into(),
         };
-        assert_eq!(alice, Authenticated { identity: Arc::new(identity), expires: None });
+        assert_eq!(alice, Authenticated { identity: Arc::new(identity), expires: None, confirmed: None });
         let password =
             |user: &str| Credential::Password { user: user.to_owned(), password: Secret::new("bobs") };
         assert_eq!(name_of(&file, password("anything")).await.as_deref(), Some("bob"));

@@ -744,7 +744,7 @@ impl Cluster {
         let revocation = kubernetes.get(
             "revocation",
             Duration::from_secs(60),
-            "How long a token may be good whose pod or Secret was deleted; 20 seconds at least. A token that the registry gave for it lasts on until its own end (`tokenlifetime`). An account that is deleted ends both within a second or two.",
+            "How long a token may be good whose pod or Secret was deleted, and a token that the registry gave for it; 20 seconds at least. An account that is deleted ends both within a second or two.",
         );
         for (key, value, least) in [("outage", outage, 180), ("revocation", revocation, 20)] {
             if value < Duration::from_secs(least) {

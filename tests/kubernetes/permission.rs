@@ -169,12 +169,16 @@ async fn what_is_deleted_in_the_cluster_lets_nobody_in_any_more() {
         until(async || asking.may_pull(token).await).await;
     }
     let given = asking.registry_token(&own).await;
+    let of_bound = [asking.registry_token(&of_pod).await, asking.registry_token(&of_secret).await];
+    for token in &of_bound {
+        assert!(token.starts_with("wharf.") && asking.may_pull(token).await);
+    }
     admin.try_to(Method::DELETE, &format!("{inside}/pods/p?gracePeriodSeconds=0"), None).await.unwrap();
     admin.delete(&format!("{inside}/secrets/s")).await;
-    for token in [&of_pod, &of_secret] {
+    for token in [&of_pod, &of_secret].into_iter().chain(&of_bound) {
         until(async || asking.status(token).await == StatusCode::UNAUTHORIZED).await;
     }
-    assert!(asking.may_pull(&own).await, "its account is there");
+    assert!(asking.may_pull(&own).await && asking.may_pull(&given).await, "their account is there");
 
     // An account that has the name of another is another.
     admin.delete(&format!("{inside}/serviceaccounts/robot")).await;

@@ -57,7 +57,7 @@ impl Authenticator for Scripted {
         match answer {
             Answer::NotMine => Ok(None),
             Answer::Is(identity, expires) => {
-                Ok(Some(Authenticated { identity: Arc::new(identity), expires }))
+                Ok(Some(Authenticated { identity: Arc::new(identity), expires, confirmed: None }))
             }
             Answer::Rejected => Err(rejected("it is wrong")),
             Answer::Unavailable => Err(AuthenticationError::Unavailable("connection refused".into())),
@@ -392,7 +392,7 @@ async fn a_cluster_and_the_registry_never_take_each_others_tokens() {
 
     // Log in, and use what was given.
     let known = chain.identify_for_token(&password("builder", &credential), HERE).await.unwrap();
-    let given = registry.issue(&known).unwrap();
+    let given = registry.issue(&known, Some(&Secret::new(&*credential))).unwrap();
     assert_eq!(given.lifetime, Duration::from_secs(400));
     let used = chain.identify(&token(given.token.expose()), HERE).await.unwrap();
     assert_eq!(used, known);

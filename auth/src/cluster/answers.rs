@@ -39,9 +39,11 @@ impl Lasting {
 /// be held across an await. Whoever hangs up while asking loses nothing.
 type Slot<V> = Mutex<Option<Answer<V>>>;
 
-struct Answer<V> {
-    value: V,
-    asked: Instant,
+/// What was answered, and when it was asked.
+#[derive(Clone, Debug)]
+pub(crate) struct Answer<V> {
+    pub(crate) value: V,
+    pub(crate) asked: Instant,
 }
 
 impl<V: Clone> Answers<V> {
@@ -49,28 +51,31 @@ impl<V: Clone> Answers<V> {
         Self { slots: Cache::new(REMEMBERED) }
     }
 
-    /// The answer to the question of this hash: a remembered one for as long as it is `lasting`, or else what `ask` brings.
+    /// The answer to the question of this hash: a remembered one for as long as it is `lasting`, or one that somebody else was
+    /// `told`, or else what `ask` brings.
     pub(crate) async fn get(
         &self,
         question: &Hash,
+        told: Option<Answer<V>>,
         lasting: impl Fn(&V) -> Lasting,
         ask: impl Future<Output = Result<V, ClusterError>>,
-    ) -> Result<V, ClusterError> {
+    ) -> Result<Answer<V>, ClusterError> {
         let Ok(slot) = self.slots.get_or_insert_with(question, || Ok::<_, Infallible>(Arc::default()));
         let mut known = slot.lock().await;
+        if let Some(told) = told
+            && known.as_ref().is_none_or(|known| known.asked < told.asked)
+        {
+            *known = Some(told);
+        }
         let old = |limit: fn(Lasting) -> Duration| {
-            let Answer { value, asked } = known.as_ref()?;
-            (asked.elapsed() < limit(lasting(value))).then(|| value.clone())
+            known.clone().filter(|known| known.asked.elapsed() < limit(lasting(&known.value)))
         };
-        if let Some(value) = old(|lasting| lasting.fresh) {
-            return Ok(value);
+        if let Some(answer) = old(|lasting| lasting.fresh) {
+            return Ok(answer);
         }
         let asked = Instant::now();
         match ask.await {
-            Ok(value) => {
-                *known = Some(Answer { value: value.clone(), asked });
-                Ok(value)
-            }
+            Ok(value) => Ok(known.insert(Answer { value, asked }).clone()),
             Err(error) if error.is_outage() => old(|lasting| lasting.outage).ok_or(error),
             Err(error) => Err(error),
         }

@@ -20,10 +20,12 @@ use tower::{BoxError, service_fn};
 
 use super::*;
 use crate::bindings::WatchedBindings;
+use crate::keys::tests::RSA;
 use crate::{
-    AccessReviews, Account, Accounts, Attempts, AuthenticationError, Authenticator, AuthenticatorOptions,
-    Authenticators, Authorizer, Clock, Credential, Decision, Identity, ResourceAttributes, Secret, Standing,
-    TokenReviews, TokenRules, WatchedAccounts,
+    AccessReviews, Account, Accounts, Attempts, Authenticated, AuthenticationError, Authenticator,
+    AuthenticatorOptions, Authenticators, Authorizer, Clock, Credential, Decision, Files, Identity,
+    RegistryTokenKeys, RegistryTokens, ResourceAttributes, Secret, Standing, TokenReviews, TokenRules,
+    WatchedAccounts,
 };
 
 const OUTAGE: Duration = Duration::from_secs(3600);
@@ -597,6 +599,165 @@ async fn a_token_that_is_not_good_any_more_is_forgotten() {
     assert!(name(&reviews, "token").await.unwrap_err().contains("does not know"));
     tokio::time::sleep(Duration::from_secs(5)).await;
     assert_eq!(name(&reviews, "token").await, Err("unavailable".to_owned()));
+}
+
+/// Registries that ask the cluster of a script, and know each other's tokens.
+struct Replicas {
+    script: Arc<Script>,
+    keys: tempfile::NamedTempFile,
+    clock: Clock,
+}
+
+impl Replicas {
+    fn new() -> Self {
+        let keys = tempfile::NamedTempFile::new().unwrap();
+        std::fs::write(&keys, "a key that all of the replicas have\n").unwrap();
+        let (start, began) = (SystemTime::UNIX_EPOCH + Duration::from_secs(NOW), Instant::now());
+        Self { script: Script::new(), keys, clock: Clock::new(move || start + began.elapsed()) }
+    }
+
+    fn one(&self, accounts: Arc<dyn Accounts>) -> (Arc<TokenReviews>, RegistryTokens) {
+        let rules = TokenRules::for_audiences(vec!["registry".to_owned()]);
+        let cluster = self.script.cluster();
+        let reviews = TokenReviews::new(cluster, accounts, rules, KNOWN_FOR, self.clock.clone()).unwrap();
+        let reviews = Arc::new(reviews);
+        let keys = RegistryTokenKeys::from_file(self.keys.path(), &Files::new()).unwrap();
+        let (minutes, asked) = (Duration::from_secs(300), Some(Arc::clone(&reviews)));
+        (reviews, RegistryTokens::new(keys, "registry".to_owned(), minutes, asked, self.clock.clone()))
+    }
+
+    /// What a registry gives for a token.
+    async fn log_in(&self, (reviews, tokens): &(Arc<TokenReviews>, RegistryTokens), token: &str) -> Secret {
+        let shown = Secret::new(token);
+        let known = reviews.identify(&Credential::Token(shown.clone())).await.unwrap().unwrap();
+        let given = tokens.issue(&known, Some(&shown)).unwrap();
+        assert_eq!(given.lifetime.as_secs(), 300);
+        given.token
+    }
+}
+
+/// What is made of a token of the registry.
+async fn used(
+    (_, tokens): &(Arc<TokenReviews>, RegistryTokens),
+    given: &Secret,
+) -> Result<(), AuthenticationError> {
+    tokens.identify(&Credential::Token(given.clone())).await.map(|known| {
+        assert_eq!(
+            known.expect("it is a token of the registry").identity.name,
+            "system:serviceaccount:team:robot"
+        );
+    })
+}
+
+fn robot_of_audience(audience: &str) -> Value {
+    let user = json!({ "username": "system:serviceaccount:team:robot", "uid": "7" });
+    json!({ "authenticated": true, "user": user, "audiences": [audience] })
+}
+
+/// What a kubelet gets for a pod: as long as such tokens are.
+fn token_of_pod() -> String {
+    let object = |name: &str| json!({ "name": name, "uid": "5a1f9b2e-0000-4000-8000-000000000001" });
+    let header = json!({ "alg": "RS256", "kid": "kd8hX1uS0tqYpIqDqXH1V3tWb0oXgk2f0rPzT5kYw4c" });
+    let claims = json!({
+        "iss": "https://kubernetes.default.svc.cluster.local", "aud": ["registry"],
+        "sub": "system:serviceaccount:team:robot", "iat": NOW, "nbf": NOW, "exp": NOW + 3600,
+        "jti": "5a1f9b2e-0000-4000-8000-000000000001",
+        "kubernetes.io": {
+            "namespace": "team", "serviceaccount": object("robot"), "pod": object("frontend-6d5f9c7b8-x2x9z"),
+            "node": object("ip-10-0-123-45.eu-central-1.compute.internal"),
+        },
+    });
+    RSA.token(&header, &claims)
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_token_of_the_registry_is_confirmed_again_like_the_one_it_was_given_for() {
+    let replicas = Replicas::new();
+    let (here, there) = (replicas.one(Arc::new(AllThere)), replicas.one(Arc::new(AllThere)));
+    let script = &replicas.script;
+    script.says(robot_of_audience("registry"));
+    let of_pod = token_of_pod();
+    let given = replicas.log_in(&here, &of_pod).await;
+    for part in of_pod.split('.') {
+        assert!(!given.expose().contains(part), "what was shown shows");
+    }
+    // What one has heard the others need not ask about, for as long as it counts.
+    let verdict = script.verdict.lock().unwrap().clone();
+    script.says(json!({ "authenticated": false, "error": "the pod is gone" }));
+    for _ in 0..2 {
+        used(&here, &given).await.unwrap();
+        used(&there, &given).await.unwrap();
+        assert_eq!(script.asked().len(), 1);
+        tokio::time::sleep(KNOWN_FOR - Duration::from_secs(2)).await;
+    }
+    // Then the pod is gone everywhere, long before the token ends by itself.
+    for (replica, asked) in [(&here, 2), (&there, 3)] {
+        for _ in 0..3 {
+            assert!(matches!(used(replica, &given).await, Err(AuthenticationError::Rejected(_))));
+        }
+        assert_eq!(script.asked().len(), asked);
+    }
+    assert_eq!(script.asked().last().unwrap().1["token"], json!(of_pod));
+    // It is for the registry no more if the API server says so.
+    tokio::time::sleep(Duration::from_secs(10)).await;
+    script.says(robot_of_audience("another"));
+    assert!(matches!(used(&here, &given).await, Err(AuthenticationError::Rejected(_))));
+    tokio::time::sleep(Duration::from_secs(10)).await;
+    script.says(verdict);
+    used(&here, &given).await.unwrap();
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_token_of_the_registry_is_good_where_the_same_is_asked_as_where_it_was_given() {
+    let replicas = Replicas::new();
+    let asking = replicas.one(Arc::new(AllThere));
+    let keys = RegistryTokenKeys::from_file(replicas.keys.path(), &Files::new()).unwrap();
+    let (minutes, clock) = (Duration::from_secs(300), replicas.clock.clone());
+    let alone = RegistryTokens::new(keys, "registry".to_owned(), minutes, None, clock);
+    let robot = Identity::named("system:serviceaccount:team:robot", vec![]);
+    for (identity, is_good) in [(robot, false), (user("ann"), true)] {
+        let known = Authenticated { identity: Arc::new(identity), expires: None, confirmed: None };
+        let given = Credential::Token(alone.issue(&known, None).unwrap().token);
+        assert!(alone.identify(&given).await.is_ok());
+        assert_eq!(asking.1.identify(&given).await.is_ok(), is_good);
+    }
+    replicas.script.says(robot_of_audience("registry"));
+    let given = replicas.log_in(&asking, &token_of_pod()).await;
+    assert!(alone.identify(&Credential::Token(given)).await.is_err());
+}
+
+#[tokio::test(start_paused = true)]
+async fn while_nobody_answers_a_token_of_the_registry_is_good_at_every_replica() {
+    let replicas = Replicas::new();
+    let (here, there) = (replicas.one(Arc::new(AllThere)), replicas.one(Arc::new(AllThere)));
+    replicas.script.says(robot_of_audience("registry"));
+    let given = replicas.log_in(&here, &token_of_pod()).await;
+    replicas.script.goes_away();
+    tokio::time::sleep(Duration::from_secs(290)).await;
+    used(&here, &given).await.unwrap();
+    used(&there, &given).await.unwrap();
+    tokio::time::sleep(Duration::from_secs(20)).await;
+    assert!(matches!(used(&there, &given).await, Err(AuthenticationError::Rejected(_))), "it has ended");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_new_account_goes_on_with_what_the_registry_gave_it_and_one_that_went_does_not() {
+    let replicas = Replicas::new();
+    let cluster = replicas.script.cluster();
+    let (accounts, watching) = WatchedAccounts::watch(&cluster);
+    let _running = running([&watching]);
+    until(async || cluster.contact() == Contact::Current).await;
+    let accounts: Arc<dyn Accounts> = Arc::new(accounts);
+    let registry = replicas.one(Arc::clone(&accounts));
+    replicas.script.says(robot_of_audience("registry"));
+    let given = replicas.log_in(&registry, &token_of_pod()).await;
+    used(&registry, &given).await.expect("it is new");
+    let robot = Account { namespace: "team", name: "robot", uid: "7" };
+    for (event, standing) in [("ADDED", Standing::Current), ("DELETED", Standing::Gone)] {
+        replicas.script.tells(ACCOUNTS, event, account("team", "robot", "7"));
+        until(async || accounts.standing(&robot) == standing).await;
+        assert_eq!(used(&registry, &given).await.is_ok(), standing == Standing::Current);
+    }
 }
 
 #[tokio::test(start_paused = true)]
