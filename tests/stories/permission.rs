@@ -4,22 +4,31 @@ use base64::{Engine as _, prelude::BASE64_STANDARD};
 use bytes::Bytes;
 use hyper::{Method, StatusCode};
 use serde_json::json;
+use tempfile::NamedTempFile;
 
 use crate::harness::TestRegistry;
 
-#[tokio::test]
-async fn an_htpasswd_alone_lets_its_users_do_everything_and_nobody_else_anything() {
-    let folder = tempfile::tempdir().unwrap();
-    let file = folder.path().join("htpasswd");
+fn alices_htpasswd() -> NamedTempFile {
+    let file = NamedTempFile::new().unwrap();
     // What `htpasswd -Bbn -C 4 alice secret` prints.
     std::fs::write(&file, "alice:$2y$04$f9iXm6KjCBCvHfQipitgTei0H0AAHaFr7DXwPpwFYUmHQCKtgKkTG\n").unwrap();
-    let settings = json!({ "auth": { "htpasswd": { "path": file } } });
+    file
+}
+
+fn basic(user: &str, password: &str) -> String {
+    format!("Basic {}", BASE64_STANDARD.encode(format!("{user}:{password}")))
+}
+
+#[tokio::test]
+async fn an_htpasswd_alone_lets_its_users_do_everything_and_nobody_else_anything() {
+    let file = alices_htpasswd();
+    let settings = json!({ "auth": { "htpasswd": { "path": file.path() } } });
     let registry = TestRegistry::with(settings).await;
     let someone = registry.user("someone");
     let refused = someone.get("/v2/").await.expect(StatusCode::UNAUTHORIZED);
     assert_eq!(refused.header("www-authenticate"), Some("Basic realm=\"Wharf\""));
     for (password, status) in [("secret", StatusCode::ACCEPTED), ("wrong", StatusCode::UNAUTHORIZED)] {
-        let shown = format!("Basic {}", BASE64_STANDARD.encode(format!("alice:{password}")));
+        let shown = basic("alice", password);
         let headers = [("authorization", &*shown)];
         let path = "/v2/team/app/blobs/uploads/";
         someone.ask(Method::POST, path, &headers, Bytes::new()).await.expect(status);
@@ -29,11 +38,8 @@ async fn an_htpasswd_alone_lets_its_users_do_everything_and_nobody_else_anything
 
 #[tokio::test]
 async fn whoever_shows_what_cannot_be_read_has_failed() {
-    let folder = tempfile::tempdir().unwrap();
-    let file = folder.path().join("htpasswd");
-    // What `htpasswd -Bbn -C 4 alice secret` prints.
-    std::fs::write(&file, "alice:$2y$04$f9iXm6KjCBCvHfQipitgTei0H0AAHaFr7DXwPpwFYUmHQCKtgKkTG\n").unwrap();
-    let registry = TestRegistry::with(json!({ "auth": { "htpasswd": { "path": file } } })).await;
+    let file = alices_htpasswd();
+    let registry = TestRegistry::with(json!({ "auth": { "htpasswd": { "path": file.path() } } })).await;
     let someone = registry.user("someone");
     let ask = async |shown: &str| {
         someone.ask(Method::GET, "/v2/", &[("authorization", shown)], Bytes::new()).await.status
