@@ -134,17 +134,17 @@ impl Authenticators {
         was_known: bool,
     ) -> Result<Verdict, AuthenticationError> {
         if let Some(problem) = malformation(credential) {
-            drop(self.attempt(source, was_known)?);
+            drop(self.attempt(source, was_known).await?);
             return Ok(Verdict::Rejected(problem.into()));
         }
-        let mut attempt = None;
+        let (mut attempt, mut was_guess) = (None, false);
         let mut verdict = Verdict::Rejected("nobody here knows the credential".into());
         for (authenticator, attempts) in &self.steps {
             if *attempts == Attempts::Limited && attempt.is_none() {
-                attempt = Some(self.attempt(source, was_known)?);
+                attempt = Some(self.attempt(source, was_known).await?);
             }
             match authenticator.identify(credential).await {
-                Ok(None) => {}
+                Ok(None) => was_guess |= *attempts == Attempts::Limited,
                 Ok(Some(mut known)) => {
                     Arc::make_mut(&mut known.identity).join_everybody();
                     attempt.into_iter().for_each(Attempt::forgive);
@@ -155,7 +155,10 @@ impl Authenticators {
                     break;
                 }
                 Err(AuthenticationError::Unavailable(error)) => {
-                    attempt.into_iter().for_each(Attempt::forgive);
+                    // Or passwords could be guessed freely while those cannot be asked who are asked next.
+                    if !was_guess {
+                        attempt.into_iter().for_each(Attempt::forgive);
+                    }
                     return Ok(Verdict::Unavailable(error.into()));
                 }
                 Err(error @ AuthenticationError::TooManyFailures { .. }) => return Err(error),
@@ -164,12 +167,13 @@ impl Authenticators {
         Ok(verdict)
     }
 
-    /// Begins an attempt of `source`, if it need not wait. Until it is forgiven it has failed.
-    fn attempt(&self, source: IpAddr, was_known: bool) -> Result<Attempt<'_>, AuthenticationError> {
-        match self.failures.wait(source) {
-            Some(retry_after) if !was_known => Err(AuthenticationError::TooManyFailures { retry_after }),
-            Some(_) | None => Ok(self.failures.attempt(source)),
+    /// Begins an attempt of `source`, if it did not fail too often. Until it is forgiven it has failed.
+    async fn attempt(&self, source: IpAddr, was_known: bool) -> Result<Attempt, AuthenticationError> {
+        if was_known {
+            return Ok(self.failures.attempt_again(source));
         }
+        let attempt = self.failures.attempt(source).await;
+        attempt.map_err(|retry_after| AuthenticationError::TooManyFailures { retry_after })
     }
 
     /// Refuses what was good lately and is of an account that is gone.

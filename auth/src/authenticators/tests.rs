@@ -300,6 +300,49 @@ async fn what_nobody_can_read_is_a_failed_attempt() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn guesses_at_once_are_no_more_than_one_after_the_other() {
+    let slow = Scripted::new(Answer::NotMine);
+    let chain = Arc::new(chain().then(slow.clone(), Attempts::Limited));
+    let mut guessing = tokio::task::JoinSet::new();
+    for number in 0..1000 {
+        let chain = Arc::clone(&chain);
+        guessing
+            .spawn(async move { chain.identify(&password("alice", &format!("guess {number}")), HERE).await });
+    }
+    let answers = guessing.join_all().await;
+    let waits = answers.into_iter().filter_map(|answer| match answer.unwrap_err() {
+        AuthenticationError::TooManyFailures { retry_after } => Some(retry_after),
+        _ => None,
+    });
+    let waits: Vec<_> = waits.collect();
+    assert_eq!((slow.asked(), waits.len()), (20, 980));
+    assert!(
+        waits.iter().all(|wait| *wait <= Duration::from_secs(5)),
+        "and nobody there is kept out for long"
+    );
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_guess_is_one_also_while_others_cannot_be_asked() {
+    let (passwords, away) = (Scripted::new(Answer::NotMine), Scripted::new(Answer::Unavailable));
+    let chain = chain().then(passwords.clone(), Attempts::Limited).then(away.clone(), Attempts::Limited);
+    for number in 0..100 {
+        let guess = password("alice", &format!("guess {number}"));
+        assert!(chain.identify(&guess, HERE).await.is_err());
+    }
+    assert_eq!(passwords.asked(), 20);
+    // Whoever shows what those alone could know has guessed nothing.
+    let chain = self::chain().then(away.clone(), Attempts::Limited);
+    let before = away.asked();
+    for number in 0..100 {
+        let error =
+            chain.identify(&token(&format!("token {number}").replace(' ', "-")), HERE).await.unwrap_err();
+        assert!(matches!(error, AuthenticationError::Unavailable(_)));
+    }
+    assert_eq!(away.asked(), before + 100);
+}
+
+#[tokio::test(start_paused = true)]
 async fn whoever_hangs_up_has_failed() {
     let slow = Scripted::new(is("alice"));
     let chain = chain().then(slow.clone(), Attempts::Limited);
