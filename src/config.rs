@@ -25,7 +25,7 @@ use http::{HeaderMap, Uri};
 use regex::Regex;
 use storage::MissingReferences;
 
-pub use auth::Secret;
+pub use auth::{OtherAudiences, Secret};
 pub use document::Origin;
 pub use problem::{Problem, Problems};
 pub use proxy::{Network, NotANetwork, Proxy};
@@ -682,9 +682,11 @@ pub struct Login {
     pub issuers: Vec<Issuer>,
     /// The audiences of the registry.
     pub audiences: Vec<String>,
-    /// The audiences of the API server, if its tokens are good here; with a cluster and without any audience they are, and it
-    /// knows its own.
+    /// The audiences of the API server, if its tokens are good here. Without any audience they are: a cluster knows its own, and
+    /// elsewhere they are called like the issuers.
     pub api_server_audiences: Vec<String>,
+    /// Whether a token may be for others as well.
+    pub other_audiences: OtherAudiences,
     /// How long after it was made a token of a service account is good.
     pub longest_token_age: Duration,
     /// A file of tokens and whose they are.

@@ -39,7 +39,7 @@ pub fn init(log: &Log, traces: Option<&Traces>) {
         LogLevel::Info => Level::INFO,
         LogLevel::Debug => Level::DEBUG,
     };
-    let mut targets = Targets::new().with_default(Level::WARN.min(level)).with_target("wharf", level);
+    let mut targets = targets(level);
     ACCESS.store(log.access, Ordering::Relaxed);
     if log.access {
         targets = targets.with_target(crate::server::ACCESS_LOG, Level::INFO);
@@ -59,6 +59,15 @@ pub fn init(log: &Log, traces: Option<&Traces>) {
         layer.event_format(line).fmt_fields(JsonFields::new()).with_filter(targets).boxed()
     };
     tracing_subscriber::registry().with(layer).with(traces.map(Traces::layer)).init();
+}
+
+/// Which events are written, those of the access log aside.
+fn targets(level: Level) -> Targets {
+    Targets::new()
+        .with_default(Level::WARN.min(level))
+        .with_target("wharf", level)
+        // It warns of an answer that it cannot read by showing all of it, and the token that was asked about is in it.
+        .with_target("kube_client", Level::ERROR)
 }
 
 /// The fields as they follow the opening brace of an object that has others too.
@@ -186,6 +195,15 @@ mod tests {
         let text = String::from_utf8(output.0.lock().unwrap().clone()).unwrap();
         assert!(text.ends_with("}\n") && text.lines().count() == 1, "{text}");
         serde_json::from_str(&text).unwrap()
+    }
+
+    #[test]
+    fn the_client_of_the_cluster_warns_of_nothing() {
+        for level in [Level::WARN, Level::DEBUG] {
+            let targets = targets(level);
+            assert!(!targets.would_enable("kube_client::client", &Level::WARN));
+            assert!(targets.would_enable("hyper_util", &Level::WARN));
+        }
     }
 
     #[test]

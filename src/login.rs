@@ -176,7 +176,11 @@ impl Login {
             Ok(issued) => (issued.token, issued.lifetime),
             Err(error) => match (error, shown) {
                 // Somebody in very many groups, or with a very long token, goes on with the one that they have.
-                (IssueError::TooLarge, Some(shown)) => (shown, GIVEN_BACK),
+                (IssueError::TooLarge, Some(shown)) => {
+                    let left =
+                        known.expires.map(|end| end.duration_since(SystemTime::now()).unwrap_or_default());
+                    (shown, left.map_or(GIVEN_BACK, |left| left.min(GIVEN_BACK)))
+                }
                 (IssueError::TooLarge | IssueError::Expired, _) => {
                     return Err(self.refused(&request, &error.to_string(), Challenge::of_passwords()).await);
                 }
@@ -211,7 +215,10 @@ impl Login {
     ) -> ApiError {
         match error {
             AuthenticationError::Rejected(reason) => self.refused(request, &reason, challenge()).await,
-            AuthenticationError::TooManyFailures { retry_after } => ApiError::TooManyRequests { retry_after },
+            AuthenticationError::TooManyFailures { retry_after } => {
+                self.0.audit.refused(request, "too many credentials from there were not good").await;
+                ApiError::TooManyRequests { retry_after }
+            }
             error @ AuthenticationError::Unavailable(_) => ApiError::Unavailable(error.into()),
         }
     }

@@ -144,6 +144,14 @@ impl Logins {
         };
         authenticators =
             authenticators.then(tokens.clone(), Attempts::Unlimited).then(of_accounts, Attempts::Unlimited);
+        let certificates = match authority {
+            Authority::Users => Certificates::AdmitConnections,
+            Authority::Folder(_) | Authority::Cluster(..) => {
+                // Before what can be guessed: whoever has one is kept out by nobody who guesses.
+                authenticators = authenticators.then(Arc::new(auth::Certificates), Attempts::Unlimited);
+                Certificates::NameUsers
+            }
+        };
         if let Some(path) = &settings.tokens {
             let known = Arc::new(TokensFile::read(path, &files)?);
             authenticators = authenticators.then(known, Attempts::Limited);
@@ -156,13 +164,6 @@ impl Logins {
         if let Some(reviews) = reviews {
             authenticators = authenticators.then(reviews, Attempts::Limited);
         }
-        let certificates = match authority {
-            Authority::Users => Certificates::AdmitConnections,
-            Authority::Folder(_) | Authority::Cluster(..) => {
-                authenticators = authenticators.then(Arc::new(auth::Certificates), Attempts::Unlimited);
-                Certificates::NameUsers
-            }
-        };
         let authorizer = authority.authorizer(&files, &mut upkeep)?;
         let challenge = Challenge::new(settings.challenge, realm, token_path);
         let login = Login::new(authenticators, tokens, challenge, certificates, audit);
@@ -171,20 +172,33 @@ impl Logins {
     }
 }
 
+const TOKENS_OF_THE_API_SERVER: &str =
+    "tokens for the API server are good here; name \"audiences\" to take others alone";
+
 /// Which tokens of service accounts are good.
 fn rules(settings: &config::Login, cluster: Option<&Cluster>) -> TokenRules {
     let api_server = match (&settings.api_server_audiences, cluster) {
         (named, _) if !named.is_empty() => ApiServerTokens::For(named.clone()),
-        (_, Some(_)) if settings.audiences.is_empty() => {
-            tracing::info!(
-                "tokens for the API server are good here; name \"audiences\" to take others alone"
-            );
+        _ if !settings.audiences.is_empty() => ApiServerTokens::Refused,
+        (_, Some(_)) => {
+            tracing::info!("{TOKENS_OF_THE_API_SERVER}");
             ApiServerTokens::AskedAbout
         }
-        _ => ApiServerTokens::Refused,
+        (_, None) if settings.issuers.is_empty() => ApiServerTokens::Refused,
+        (_, None) => {
+            tracing::info!("{TOKENS_OF_THE_API_SERVER}");
+            // An API server calls itself like the issuer, unless it is told otherwise.
+            ApiServerTokens::For(settings.issuers.iter().map(|issuer| issuer.name.clone()).collect())
+        }
     };
     let max_age = settings.longest_token_age;
-    TokenRules { api_server, max_age, ..TokenRules::for_audiences(settings.audiences.clone()) }
+    let other_audiences = settings.other_audiences;
+    TokenRules {
+        api_server,
+        other_audiences,
+        max_age,
+        ..TokenRules::for_audiences(settings.audiences.clone())
+    }
 }
 
 /// Whose tokens are verified, and by which keys. A cluster knows its own, whatever it calls itself.

@@ -55,7 +55,7 @@ impl Files {
         let contents = read(path)?;
         let value = parsed(path, parse, &contents)?;
         let current = Arc::new(RwLock::new(Arc::new(value)));
-        let seen = Mutex::new(contents);
+        let seen = Mutex::new(Seen::new(contents));
         self.add(Arc::new(File { path: path.to_owned(), parse, seen, current: Arc::clone(&current) }));
         Ok(Watched(current))
     }
@@ -131,9 +131,39 @@ pub(crate) trait Reread: fmt::Debug + Send + Sync {
 struct File<T> {
     path: PathBuf,
     parse: Parse<T>,
-    /// What the file held when it was last looked at.
-    seen: Mutex<Vec<u8>>,
+    seen: Mutex<Seen<Vec<u8>>>,
     current: Arc<RwLock<Arc<T>>>,
+}
+
+/// What was there when it was last looked at, and whether it could be read since.
+#[derive(Debug)]
+pub(crate) struct Seen<T> {
+    pub(crate) found: T,
+    /// How many times in a row it could not be read.
+    unread: u32,
+}
+
+/// How often in a row something cannot be read before it is said: what is being replaced may be gone for a moment.
+const UNREAD_SAID: u32 = 2;
+
+impl<T> Seen<T> {
+    pub(crate) fn new(found: T) -> Self {
+        Self { found, unread: 0 }
+    }
+
+    /// It could not be read: what it said before counts on, which whoever took it away may not have meant.
+    pub(crate) fn was_unread(&mut self, place: &Path, error: &(dyn std::error::Error + 'static)) {
+        self.unread = self.unread.saturating_add(1);
+        if self.unread == UNREAD_SAID {
+            tracing::error!(place = %place.display(), error, "it cannot be read any more: what it said before stays");
+        }
+    }
+
+    pub(crate) fn was_read(&mut self, place: &Path) {
+        if std::mem::take(&mut self.unread) >= UNREAD_SAID {
+            tracing::info!(place = %place.display(), "it can be read again");
+        }
+    }
 }
 
 impl<T: Send + Sync> Reread for File<T> {
@@ -142,13 +172,10 @@ impl<T: Send + Sync> Reread for File<T> {
         let mut seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
         let found = match read(&self.path) {
             Ok(found) => found,
-            Err(error) => {
-                // A file that is being replaced may be gone for a moment.
-                tracing::debug!(%file, error = &error as &dyn std::error::Error, "file not read");
-                return;
-            }
+            Err(error) => return seen.was_unread(&self.path, &error),
         };
-        if found == *seen {
+        seen.was_read(&self.path);
+        if found == seen.found {
             return;
         }
         match parsed(&self.path, self.parse, &found) {
@@ -161,7 +188,7 @@ impl<T: Send + Sync> Reread for File<T> {
                 tracing::error!(%file, error, "changed file cannot be used: what it said before stays");
             }
         }
-        *seen = found;
+        seen.found = found;
     }
 }
 
@@ -213,6 +240,55 @@ mod tests {
             files.use_what_is_new();
             assert_eq!(*watched.current(), expected, "{contents:?}");
         }
+    }
+
+    #[test]
+    fn what_cannot_be_read_any_more_is_said_once_and_not_at_once() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("number");
+        let files = Files::new();
+        std::fs::write(&path, "1").unwrap();
+        let _watched = files.watch(&path, number).unwrap();
+        let said = Said::default();
+        let rounds = |count| {
+            tracing::subscriber::with_default(said.clone(), || {
+                (0..count).for_each(|_| files.use_what_is_new())
+            });
+        };
+        std::fs::remove_file(&path).unwrap();
+        rounds(1);
+        assert_eq!(said.count(), 0);
+        rounds(5);
+        assert_eq!(said.count(), 1);
+        std::fs::write(&path, "1").unwrap();
+        rounds(5);
+        assert_eq!(said.count(), 2);
+    }
+
+    /// Counts what is said.
+    #[derive(Clone, Default)]
+    struct Said(Arc<std::sync::atomic::AtomicUsize>);
+
+    impl Said {
+        fn count(&self) -> usize {
+            self.0.load(std::sync::atomic::Ordering::SeqCst)
+        }
+    }
+
+    impl tracing::Subscriber for Said {
+        fn enabled(&self, metadata: &tracing::Metadata<'_>) -> bool {
+            *metadata.level() <= tracing::Level::INFO
+        }
+        fn new_span(&self, _: &tracing::span::Attributes<'_>) -> tracing::span::Id {
+            tracing::span::Id::from_u64(1)
+        }
+        fn record(&self, _: &tracing::span::Id, _: &tracing::span::Record<'_>) {}
+        fn record_follows_from(&self, _: &tracing::span::Id, _: &tracing::span::Id) {}
+        fn event(&self, _: &tracing::Event<'_>) {
+            self.0.fetch_add(1, std::sync::atomic::Ordering::SeqCst);
+        }
+        fn enter(&self, _: &tracing::span::Id) {}
+        fn exit(&self, _: &tracing::span::Id) {}
     }
 
     #[cfg(unix)]

@@ -4,7 +4,7 @@
 //! exist, so that names cannot be found out. Whoever asks through [`crate::Authenticators`] is remembered for a while and
 //! does not pay again.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::path::Path;
 use std::sync::Arc;
 
@@ -79,7 +79,7 @@ impl Users {
     fn parse(contents: &[u8]) -> Result<Self, String> {
         let text = str::from_utf8(contents).map_err(|_| "it is not UTF-8".to_owned())?;
         let mut hashes = HashMap::new();
-        let mut highest_cost = 0;
+        let mut costs = BTreeSet::new();
         for (index, line) in text.lines().map(str::trim).enumerate() {
             let number = index + 1;
             if line.is_empty() || line.starts_with('#') {
@@ -93,21 +93,29 @@ impl Users {
             }
             match cost(hash) {
                 Some(cost) if cost <= MAX_COST => {
-                    highest_cost = highest_cost.max(cost);
+                    costs.insert(cost);
                     hashes.insert(user.to_owned(), Secret::new(hash));
                 }
                 Some(_) => tracing::warn!(line = number, "htpasswd: a cost above {MAX_COST} lets nobody in"),
                 None => tracing::warn!(line = number, "htpasswd: not bcrypt (`htpasswd -B`), lets nobody in"),
             }
         }
+        if costs.len() > 1 {
+            tracing::warn!(
+                "htpasswd: hashes of several costs let users be told from names that nobody has, by time"
+            );
+        }
         // A salt and a hash of zeros.
         const LOWEST_COST: u32 = 4;
-        let of_nobody =
-            Secret::new(format!("$2y${:02}${}", highest_cost.max(LOWEST_COST), ".".repeat(22 + 31)));
+        let of_nobody = Secret::new(format!(
+            "$2y${:02}${}",
+            costs.last().copied().unwrap_or(LOWEST_COST),
+            ".".repeat(22 + 31)
+        ));
         Ok(Self { hashes, of_nobody })
     }
 
-    /// Takes as long for everybody who has the usual cost, or does not exist.
+    /// Takes as long for whoever does not exist as for everybody else, if all hashes have the same cost.
     fn has(&self, user: &str, password: &Secret) -> bool {
         let (hash, exists) = match self.hashes.get(user) {
             Some(hash) => (hash, true),

@@ -200,7 +200,9 @@ impl Policy {
 
     /// The bindings that name `caller` and count in `namespace`, those of the cluster first.
     fn naming<'a>(&'a self, caller: &'a Identity, namespace: &str) -> impl Iterator<Item = Naming<'a>> {
-        let local = self.namespaces.get(namespace).map(|scope| (scope, Some(scope)));
+        // What concerns no namespace is granted for the whole cluster or not at all.
+        let local = self.namespaces.get(namespace).filter(|_| !namespace.is_empty());
+        let local = local.map(|scope| (scope, Some(scope)));
         iter::once((&self.cluster, None)).chain(local).flat_map(move |(scope, roles)| {
             let user = scope.users.get(caller.name.as_str()).map(|bindings| (None, bindings));
             let groups = caller.groups.iter().filter_map(|group| {

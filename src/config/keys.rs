@@ -16,8 +16,8 @@ use super::value::{Choice, NonZeroSize, Size, Suite, UrlPath};
 use super::{
     Address, Audit, Auth, Backend, Caches, Catalog, Challenge, ClientCertificates, Cluster,
     ClusterPermission, Concurrency, Config, Deletion, ForeignUrls, Health, Http, Issuer, Keys, Limits,
-    Listener, Locations, Log, Login, Management, Mode, Permission, PurgeAction, Purging, Storage,
-    StorageCheck, Sync, Tags, Tls, TlsVersion, Uploads, Validation, Volume,
+    Listener, Locations, Log, Login, Management, Mode, OtherAudiences, Permission, PurgeAction, Purging,
+    Storage, StorageCheck, Sync, Tags, Tls, TlsVersion, Uploads, Validation, Volume,
 };
 
 impl Config {
@@ -665,6 +665,18 @@ impl Login {
             "apiaudiences",
             "The API server's own, if a token for it is good here too: those that pods have anyway, and those in Secrets.",
         );
+        let other_audiences = kubernetes.get(
+            "otheraudiences",
+            OtherAudiences::Tolerated,
+            "Whether a token may be for others as well: one that is can be shown here by whoever it was shown to.",
+        );
+        if other_audiences == OtherAudiences::Refused
+            && audiences.is_empty()
+            && api_server_audiences.is_empty()
+        {
+            let what = "it does not say which are the registry's; name \"audiences\" beside it";
+            kubernetes.problem("otheraudiences", what.to_owned());
+        }
         let longest_token_age = kubernetes.get(
             "longesttokenage",
             Duration::from_secs(24 * 60 * 60),
@@ -692,15 +704,6 @@ impl Login {
             "tokenkeys",
             "A file of secrets, one a line, that tokens are made with by the first and known by all. Replicas need the same; without a file each start makes one.",
         );
-        if is_there
-            && !has_cluster
-            && !issuers.is_empty()
-            && audiences.is_empty()
-            && api_server_audiences.is_empty()
-        {
-            let what = "it is missing; say which audience a token must be for, as in [image-registry]";
-            kubernetes.problem("audiences", what.to_owned());
-        }
         Self {
             permission: match folder {
                 Some(folder) => Permission::Folder(folder),
@@ -710,6 +713,7 @@ impl Login {
             issuers: issuers.into_iter().flatten().collect(),
             audiences,
             api_server_audiences,
+            other_audiences,
             longest_token_age,
             tokens,
             htpasswd,
@@ -753,6 +757,11 @@ impl Cluster {
         }
         Self { kubeconfig, permission, outage, revocation }
     }
+}
+
+impl Choice for OtherAudiences {
+    const WORDS: &'static [(&'static str, Self)] =
+        &[("tolerated", Self::Tolerated), ("refused", Self::Refused)];
 }
 
 impl Choice for ClusterPermission {

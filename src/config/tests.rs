@@ -610,7 +610,7 @@ proptest! {
 }
 
 #[test]
-fn a_login_needs_a_folder_keys_and_an_audience() {
+fn a_login_needs_a_folder_and_keys() {
     let wrong = [
         (
             "auth: {kubernetes: {}, openshift: {}}",
@@ -619,6 +619,10 @@ fn a_login_needs_a_folder_keys_and_an_audience() {
         (
             "auth: {kubernetes: {issuers: [{issuer: 'https://x'}]}}",
             "c.yml:2: auth.kubernetes.issuers: the cluster that is asked knows its issuers and their keys; remove it",
+        ),
+        (
+            "auth: {kubernetes: {otheraudiences: refused}}",
+            "c.yml:2: auth.kubernetes.otheraudiences: it does not say which are the registry's; name \"audiences\" beside it",
         ),
         (
             "auth: {kubernetes: {outage: 1m}}",
@@ -638,10 +642,6 @@ fn a_login_needs_a_folder_keys_and_an_audience() {
         ),
         ("auth: {htpasswd: {}}", "c.yml:2: auth.htpasswd.path: it is missing; name the file"),
         (
-            "auth: {kubernetes: {folder: rbac, issuers: [{issuer: x, keys: sa.pub}]}}",
-            "c.yml:2: auth.kubernetes.audiences: it is missing; say which audience a token must be for, as in [image-registry]",
-        ),
-        (
             "auth: {none: {}, htpasswd: {path: users}}",
             "c.yml:2: auth.none: logins are configured beside it; remove one of the two",
         ),
@@ -657,6 +657,7 @@ fn a_login_needs_a_folder_keys_and_an_audience() {
     assert_eq!(login.permission, Permission::Folder("rbac".into()));
     assert_eq!(login.issuers, [Issuer { name: "x".to_owned(), keys: Keys::File("sa.pub".into()) }]);
     assert_eq!((login.audiences, login.challenge), (vec!["registry".to_owned()], Challenge::Bearer));
+    assert_eq!(login.other_audiences, OtherAudiences::Tolerated);
 }
 
 #[test]

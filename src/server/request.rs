@@ -14,6 +14,7 @@ use std::time::Duration;
 use axum::body::Body as RouterBody;
 use axum::response::IntoResponse;
 use bytes::Bytes;
+use http::header::Entry;
 use http::request::Parts;
 use http::uri::Scheme;
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Response, Version, header};
@@ -122,6 +123,10 @@ pub(super) async fn answer(
     request: Request<Incoming>,
 ) -> Result<Response<ResponseBody>, Infallible> {
     let (mut head, incoming) = request.into_parts();
+    if let Entry::Occupied(mut shown) = head.headers.entry(header::AUTHORIZATION) {
+        // So that no `Debug` shows them.
+        shown.iter_mut().for_each(|value| value.set_sensitive(true));
+    }
     let id = RequestId::of(&head.headers);
     let under_way = UnderWay::begin(&connection.activity);
     let sender = shared.proxies.sender(connection.peer.address, &mut head.headers);

@@ -51,6 +51,9 @@ async fn a_certificate_says_who_its_holder_is_and_bindings_say_what_they_may() {
     cluster.apply("group", &binding("Group", "builders", "system:image-builder"));
     let mut settings = cluster.settings();
     settings["http"]["tls"] = tls(&authority, folder.path());
+    let nobodys = folder.path().join("tokens.yaml");
+    fs::write(&nobodys, "[]\n").unwrap();
+    settings["auth"]["kubernetes"]["tokens"] = json!(nobodys);
     let registry = TestRegistry::with(settings).await;
     let with = |name: &str, organizations: &[&str]| {
         holder(&registry, &authority, Some(authority.issue_to(name, organizations)))
@@ -71,6 +74,16 @@ async fn a_certificate_says_who_its_holder_is_and_bindings_say_what_they_may() {
         assert_eq!(status(who, Method::GET, TAGS, None).await, pulls, "{who:?}");
         assert_eq!(status(who, Method::POST, uploads, None).await, pushes, "{who:?}");
     }
+
+    // Somebody who guesses at their address keeps nobody out who has one.
+    for number in 0.. {
+        let guess = format!("Bearer guess-{number}");
+        if status(&carol, Method::GET, TAGS, Some(&guess)).await == StatusCode::TOO_MANY_REQUESTS {
+            break;
+        }
+    }
+    let late = with("alice", &["latecomers"]);
+    assert_eq!(status(&late, Method::GET, TAGS, None).await, StatusCode::NOT_FOUND);
 
     // A certificate is a credential for the token endpoint, too.
     let given = bob.get("/token").await.expect(StatusCode::OK).json();

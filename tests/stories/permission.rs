@@ -6,7 +6,7 @@ use hyper::{Method, StatusCode};
 use serde_json::json;
 use tempfile::NamedTempFile;
 
-use crate::harness::TestRegistry;
+use crate::harness::{PaperCluster, TestRegistry, paper_cluster::binding};
 
 fn alices_htpasswd() -> NamedTempFile {
     let file = NamedTempFile::new().unwrap();
@@ -55,4 +55,36 @@ async fn whoever_shows_what_cannot_be_read_has_failed() {
         }
     }
     assert_eq!(ask(&basic("alice", "secret")).await, StatusCode::TOO_MANY_REQUESTS);
+    // Whoever reads the audit log learns of it.
+    registry
+        .log_line(&[("target", "audit"), ("reason", "too many credentials from there were not good")])
+        .await;
+}
+
+#[tokio::test]
+async fn without_any_audience_a_token_for_the_api_server_is_good() {
+    let cluster = PaperCluster::new();
+    cluster.apply("pull", &binding("team", "robot", "system:image-puller"));
+    let mut settings = cluster.settings();
+    settings["auth"]["kubernetes"].as_object_mut().unwrap().remove("audiences");
+    let plain = TestRegistry::with(settings.clone()).await;
+    settings["auth"]["kubernetes"]["audiences"] = json!(["image-registry"]);
+    settings["auth"]["kubernetes"]["otheraudiences"] = json!("refused");
+    let strict = TestRegistry::with(settings).await;
+    let status = async |registry: &TestRegistry, audiences: &[&str]| {
+        let token = cluster.token_with("team", "robot", &json!({ "aud": audiences }));
+        let headers = [("authorization", &*format!("Bearer {token}"))];
+        let user = registry.user("someone");
+        user.ask(Method::GET, "/v2/team/app/tags/list", &headers, Bytes::new()).await.status
+    };
+    let api_server = "https://kubernetes.default.svc";
+    for (registry, audiences, expected) in [
+        (&plain, &[api_server][..], StatusCode::NOT_FOUND),
+        (&plain, &["image-registry"], StatusCode::UNAUTHORIZED),
+        (&strict, &["image-registry"], StatusCode::NOT_FOUND),
+        (&strict, &["image-registry", "vault"], StatusCode::UNAUTHORIZED),
+        (&strict, &[api_server], StatusCode::UNAUTHORIZED),
+    ] {
+        assert_eq!(status(registry, audiences).await, expected, "{audiences:?}");
+    }
 }

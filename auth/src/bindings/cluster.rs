@@ -169,7 +169,7 @@ impl From<objects::ClusterRole> for Role {
 
 impl From<objects::Role> for Role {
     fn from(role: objects::Role) -> Self {
-        let namespace = role.metadata.namespace.clone();
+        let namespace = Some(namespace(&role.metadata));
         Self { namespace, name: name(role.metadata), rules: rules(role.rules) }
     }
 }
@@ -182,7 +182,7 @@ impl From<objects::ClusterRoleBinding> for Binding {
 
 impl From<objects::RoleBinding> for Binding {
     fn from(binding: objects::RoleBinding) -> Self {
-        let namespace = binding.metadata.namespace.clone();
+        let namespace = Some(namespace(&binding.metadata));
         Self::of(namespace, name(binding.metadata), binding.role_ref, binding.subjects)
     }
 }
@@ -215,6 +215,11 @@ impl Binding {
     }
 }
 
+/// One without a namespace, which no API server tells of, must not count in all of them: so it counts in none.
+fn namespace(metadata: &ObjectMeta) -> String {
+    metadata.namespace.clone().unwrap_or_default()
+}
+
 fn name(metadata: ObjectMeta) -> String {
     metadata.name.unwrap_or_default()
 }
@@ -231,4 +236,39 @@ fn rules(rules: Option<Vec<objects::PolicyRule>>) -> Vec<PolicyRule> {
         resource_names: list(rule.resource_names),
     });
     rules.collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::rbac::Policy;
+
+    #[test]
+    fn a_role_binding_without_a_namespace_counts_nowhere() {
+        let binding = serde_json::json!({
+            "metadata": { "name": "pullers" },
+            "subjects": [{ "kind": "User", "name": "ann" }],
+            "roleRef": { "apiGroup": "rbac.authorization.k8s.io", "kind": "ClusterRole", "name": "puller" },
+        });
+        let rule = PolicyRule {
+            verbs: vec!["get".to_owned()],
+            api_groups: vec!["".to_owned()],
+            resources: vec!["imagestreams/layers".to_owned()],
+            resource_names: Vec::new(),
+        };
+        let role = Role { namespace: None, name: "puller".to_owned(), rules: vec![rule] };
+        let ann = Identity { name: "ann".to_owned(), ..Identity::default() };
+        let may = |binding: Binding, namespace| {
+            let (verb, resource, subresource) = ("get", "imagestreams", "layers");
+            let wanted =
+                ResourceAttributes { verb, group: "", resource, subresource, namespace, name: "app" };
+            Policy::new([role.clone()], [binding]).decide(&ann, &wanted) != Decision::Denied
+        };
+        let lost: objects::RoleBinding = serde_json::from_value(binding.clone()).unwrap();
+        let everywhere: objects::ClusterRoleBinding = serde_json::from_value(binding).unwrap();
+        for namespace in ["", "team", "default"] {
+            assert!(!may(lost.clone().into(), namespace), "{namespace:?}");
+            assert!(may(everywhere.clone().into(), namespace), "{namespace:?}");
+        }
+    }
 }

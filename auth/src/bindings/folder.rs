@@ -14,7 +14,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use super::BUILT_IN;
 use super::aggregation::{ClusterRole, aggregate};
 use super::document::{Contents, Object};
-use crate::files::{Files, Reread};
+use crate::files::{Files, Reread, Seen};
 use crate::rbac::{Policy, Rbac};
 
 /// A folder of roles and bindings, and the policy that it makes.
@@ -23,7 +23,7 @@ pub struct Folder {
     path: PathBuf,
     rbac: Arc<Rbac>,
     /// What tells whether the files are others than when they were last looked at.
-    seen: Mutex<u64>,
+    seen: Mutex<Seen<u64>>,
 }
 
 /// Why a folder makes no policy.
@@ -76,7 +76,11 @@ impl Folder {
         let files = read(&path)?;
         let loaded = load(&files)?;
         loaded.log();
-        Ok(Self { path, rbac: Arc::new(Rbac::new(loaded.policy)), seen: Mutex::new(fingerprint(&files)) })
+        Ok(Self {
+            path,
+            rbac: Arc::new(Rbac::new(loaded.policy)),
+            seen: Mutex::new(Seen::new(fingerprint(&files))),
+        })
     }
 
     /// Who decides by what the folder holds, now and later.
@@ -94,23 +98,20 @@ impl Reread for Folder {
     fn use_if_new(&self) {
         let folder = self.path.display();
         let mut seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
-        let unread = |error: FolderError| {
-            // Files that are being replaced may be gone for a moment.
-            tracing::debug!(%folder, error = &error as &dyn std::error::Error, "roles and bindings not read");
-        };
         let files = match read(&self.path) {
             Ok(files) => files,
-            Err(error) => return unread(error),
+            Err(error) => return seen.was_unread(&self.path, &error),
         };
+        seen.was_read(&self.path);
         let found = fingerprint(&files);
-        if found == *seen {
+        if found == seen.found {
             return;
         }
         // What changes while it is read may be half of one state and half of another: it is read when it has settled.
         match read(&self.path) {
             Ok(again) if fingerprint(&again) == found => {}
             Ok(_) => return,
-            Err(error) => return unread(error),
+            Err(error) => return seen.was_unread(&self.path, &error),
         }
         match load(&files) {
             Ok(loaded) => {
@@ -123,7 +124,7 @@ impl Reread for Folder {
                 tracing::error!(%folder, error, "changed roles and bindings cannot be used: the old ones stay");
             }
         }
-        *seen = found;
+        seen.found = found;
     }
 }
 
