@@ -127,7 +127,25 @@ async fn a_service_account_pushes_and_pulls_as_far_as_bindings_say_so() {
     alice.podman("rmi --all --force").await;
     let refused = alice.podman_in_vain(format!("pull {image}")).await;
     assert_denied(&refused);
+
+    // Where nobody in particular may pull, nobody has to log in.
+    let Some(bob) = Containers::near(&registry) else { return };
+    let refused = bob.podman_in_vain(format!("pull {image}")).await;
+    assert!(refused.contains("unauthorized") || refused.contains("authentication required"), "{refused}");
+    cluster.apply("public", PUBLIC);
+    loop {
+        if someone.get(tags).await.status != StatusCode::UNAUTHORIZED {
+            break;
+        }
+    }
+    assert_eq!(bob.run(&image).await, "for the team");
 }
+
+/// What lets everybody pull.
+const PUBLIC: &str = "{apiVersion: rbac.authorization.k8s.io/v1, kind: RoleBinding, \
+    metadata: {name: public, namespace: team}, \
+    subjects: [{kind: Group, name: 'system:unauthenticated', apiGroup: rbac.authorization.k8s.io}], \
+    roleRef: {kind: ClusterRole, name: 'system:image-puller', apiGroup: rbac.authorization.k8s.io}}";
 
 #[tokio::test]
 async fn crane_and_cosign_log_in_by_a_config_json() {

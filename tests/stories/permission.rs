@@ -88,3 +88,37 @@ async fn without_any_audience_a_token_for_the_api_server_is_good() {
         assert_eq!(status(registry, audiences).await, expected, "{audiences:?}");
     }
 }
+
+#[tokio::test]
+async fn a_token_that_one_replica_gave_is_good_at_those_that_have_its_keys() {
+    let (cluster, keys) = (PaperCluster::new(), NamedTempFile::new().unwrap());
+    std::fs::write(&keys, "0123456789abcdef".repeat(4)).unwrap();
+    let mut settings = cluster.settings();
+    let alone = TestRegistry::with(settings.clone()).await;
+    settings["auth"]["kubernetes"]["tokenkeys"] = json!(keys.path());
+    let (one, other) = (alone.replica_with(settings.clone()).await, alone.replica_with(settings).await);
+    let shown = format!("Bearer {}", cluster.token("team", "robot"));
+    let ask = async |registry: &TestRegistry, path: &str, shown: &str| {
+        registry.user("robot").ask(Method::GET, path, &[("authorization", shown)], Bytes::new()).await
+    };
+    let given = ask(&one, "/token", &shown).await.expect(StatusCode::OK).json();
+    let given = format!("Bearer {}", given["token"].as_str().unwrap());
+    for (registry, expected) in
+        [(&one, StatusCode::OK), (&other, StatusCode::OK), (&alone, StatusCode::UNAUTHORIZED)]
+    {
+        ask(registry, "/v2/", &given).await.expect(expected);
+    }
+}
+
+#[tokio::test]
+async fn clients_are_asked_for_their_token_as_a_password_where_that_is_wanted() {
+    let cluster = PaperCluster::new();
+    let mut settings = cluster.settings();
+    settings["auth"]["kubernetes"]["challenge"] = json!("basic");
+    let registry = TestRegistry::with(settings).await;
+    let user = registry.user("robot");
+    let asked = user.get("/v2/").await.expect(StatusCode::UNAUTHORIZED);
+    assert_eq!(asked.header("www-authenticate"), Some("Basic realm=\"Wharf\""));
+    let shown = basic("robot", &cluster.token("team", "robot"));
+    user.ask(Method::GET, "/v2/", &[("authorization", &*shown)], Bytes::new()).await.expect(StatusCode::OK);
+}
