@@ -81,6 +81,17 @@ pub trait Backend: fmt::Debug + Send + Sync + 'static {
         limit: usize,
     ) -> Result<Page, BackendError>;
 
+    /// The same for whoever only looks, and is better off with a quick answer: what this process wrote and deleted is seen, but what others did
+    /// within the last second may not be. Nothing must be decided by it.
+    async fn recent_children(
+        &self,
+        folder: &Folder,
+        after: Option<&str>,
+        limit: usize,
+    ) -> Result<Page, BackendError> {
+        self.children(folder, after, limit).await
+    }
+
     /// Begins an upload of which no byte has arrived; its hash will be of `algorithm`.
     async fn begin_upload(&self, upload: &UploadKey, algorithm: Algorithm) -> Result<(), BackendError>;
 

@@ -118,7 +118,7 @@ impl<'a> Walk<'a> {
     ) -> Result<(), BackendError> {
         let prefix = prefix_of(parent.as_ref());
         let folder = parent.as_ref().map_or_else(layout::repositories, layout::repository);
-        let page = self.backend.children(&folder, after.as_deref(), BATCH).await?;
+        let page = self.backend.recent_children(&folder, after.as_deref(), BATCH).await?;
         // What begins with an underscore is the repository's own, and no name.
         for child in &page.names {
             self.visit_later(format!("{prefix}{child}"));

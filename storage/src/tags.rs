@@ -24,8 +24,10 @@ impl Reader {
         let mut after = after.map(str::to_owned);
         // One more than asked for is looked at, to know whether more follow.
         while page.tags.len() <= limit {
-            let found =
-                self.backend().children(&folder, after.as_deref(), limit + 1 - page.tags.len()).await?;
+            let found = self
+                .backend()
+                .recent_children(&folder, after.as_deref(), limit + 1 - page.tags.len())
+                .await?;
             let names: Vec<Tag> = found.names.iter().filter_map(|name| name.parse().ok()).collect();
             page.tags.extend(self.without_torn(names).await?);
             after = found.into_next();

@@ -167,6 +167,15 @@ impl<A: Around> Backend for Surrounded<A> {
         self.around.around(Verb::Children, self.backend.children(folder, after, limit)).await
     }
 
+    async fn recent_children(
+        &self,
+        folder: &Folder,
+        after: Option<&str>,
+        limit: usize,
+    ) -> Result<Page, BackendError> {
+        self.around.around(Verb::Children, self.backend.recent_children(folder, after, limit)).await
+    }
+
     async fn begin_upload(&self, upload: &UploadKey, algorithm: Algorithm) -> Result<(), BackendError> {
         self.around.around(Verb::BeginUpload, self.backend.begin_upload(upload, algorithm)).await
     }

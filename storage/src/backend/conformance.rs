@@ -341,19 +341,30 @@ async fn names_come_in_byte_order_page_by_page(Replicas { here, .. }: &Replicas)
     Ok(())
 }
 
-async fn many_names_are_paged_through_once_each(Replicas { here, .. }: &Replicas) -> Outcome {
+async fn many_names_are_paged_through_once_each(Replicas { here, there }: &Replicas) -> Outcome {
     let all: Vec<String> = (0..1100).map(|number| format!("t{number:04}")).collect();
     let links = all.iter().map(|name| (tags().folder(name).object("link"), "x".into()));
     write_all(&**here, links).await?;
     let mut seen: Vec<String> = Vec::new();
     loop {
-        let page = here.children(&tags(), seen.last().map(String::as_str), 99).await?;
+        let page = here.recent_children(&tags(), seen.last().map(String::as_str), 99).await?;
         seen.extend(page.names);
         if !page.more {
             break;
         }
     }
     assert_eq!(seen, all);
+    // Whoever did something sees it at once, whatever is remembered of the folder.
+    let (added, gone) = (tags().folder("t0500-a"), tags().folder("t0501"));
+    here.write(&added.object("link"), "x".into()).await?;
+    here.delete(&gone.object("link")).await?;
+    here.delete_empty(&gone).await?;
+    let expected = Page { names: vec!["t0500-a".into(), "t0502".into()], more: true };
+    assert_eq!(here.recent_children(&tags(), Some("t0500"), 2).await?, expected);
+    here.delete_folder(&added).await?;
+    let expected = Page { names: vec!["t0502".into(), "t0503".into()], more: true };
+    assert_eq!(here.recent_children(&tags(), Some("t0500"), 2).await?, expected);
+    assert_eq!(there.children(&tags(), Some("t0500"), 2).await?, expected);
     Ok(())
 }
 

@@ -17,7 +17,7 @@ use async_trait::async_trait;
 use bytes::Bytes;
 
 use self::files::Files;
-use self::listing::Listings;
+use self::listing::View;
 use self::stage::VolumeStage;
 use super::{Backend, BackendError, Content, Fault, Object, Page, Stage, UploadStatus};
 use crate::digest::Algorithm;
@@ -27,7 +27,6 @@ use crate::layout::{self, Folder, Key, UploadKey};
 #[derive(Clone, Debug)]
 pub struct Volume {
     files: Arc<Files>,
-    listings: Arc<Listings>,
 }
 
 /// How a volume is used.
@@ -137,7 +136,7 @@ impl Volume {
             }
             files.sweep_staging();
         }
-        Ok(Self { files: Arc::new(files), listings: Arc::default() })
+        Ok(Self { files: Arc::new(files) })
     }
 
     /// Runs `work` where it may block.
@@ -149,6 +148,21 @@ impl Volume {
     ) -> Result<T, BackendError> {
         let files = self.files.clone();
         blocking(operation, place, move || work(&files)).await
+    }
+
+    async fn list(
+        &self,
+        folder: &Folder,
+        after: Option<&str>,
+        limit: usize,
+        view: View,
+    ) -> Result<Page, BackendError> {
+        let path = self.files.path(folder.as_str());
+        let after = after.map(str::to_owned);
+        self.blocking("list", folder.as_str(), move |files| {
+            files.listings().page(&path, after.as_deref(), limit, view)
+        })
+        .await
     }
 }
 
@@ -249,10 +263,16 @@ impl Backend for Volume {
         after: Option<&str>,
         limit: usize,
     ) -> Result<Page, BackendError> {
-        let path = self.files.path(folder.as_str());
-        let listings = self.listings.clone();
-        let after = after.map(str::to_owned);
-        self.blocking("list", folder.as_str(), move |_| listings.page(&path, after.as_deref(), limit)).await
+        self.list(folder, after, limit, View::Now).await
+    }
+
+    async fn recent_children(
+        &self,
+        folder: &Folder,
+        after: Option<&str>,
+        limit: usize,
+    ) -> Result<Page, BackendError> {
+        self.list(folder, after, limit, View::Recent).await
     }
 
     async fn begin_upload(&self, upload: &UploadKey, algorithm: Algorithm) -> Result<(), BackendError> {

@@ -10,6 +10,7 @@ use bytes::Bytes;
 use quick_cache::sync::Cache;
 use uuid::Uuid;
 
+use super::listing::Listings;
 use super::{Durability, sync};
 use crate::layout;
 
@@ -25,6 +26,7 @@ pub(super) struct Files {
     durability: Durability,
     /// Folders to which the way from the root was synced by this process.
     reached: Cache<PathBuf, FolderId>,
+    listings: Listings,
 }
 
 /// Which folder it was: one that is removed and made again is another.
@@ -43,7 +45,7 @@ pub(super) enum Read {
 impl Files {
     pub(super) fn new(root: PathBuf, durability: Durability) -> Self {
         const REMEMBERED: usize = 4096;
-        Self { root, durability, reached: Cache::new(REMEMBERED) }
+        Self { root, durability, reached: Cache::new(REMEMBERED), listings: Listings::new() }
     }
 
     /// The path of a key or folder.
@@ -53,6 +55,15 @@ impl Files {
 
     pub(super) fn durability(&self) -> Durability {
         self.durability
+    }
+
+    pub(super) fn listings(&self) -> &Listings {
+        &self.listings
+    }
+
+    #[cfg(test)]
+    pub(super) fn listings_mut(&mut self) -> &mut Listings {
+        &mut self.listings
     }
 
     /// Puts `bytes` at `path`, atomically.
@@ -81,6 +92,7 @@ impl Files {
         loop {
             match put() {
                 Ok(()) => {
+                    self.listings.changed(to);
                     self.sync_folder(parent)?;
                     return self.sync_way_to(parent);
                 }
@@ -100,7 +112,7 @@ impl Files {
     pub(super) fn make_folder(&self, folder: &Path) -> io::Result<()> {
         let make = || match fs::create_dir(folder) {
             Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(()),
-            made => made,
+            made => made.map(|()| self.listings.changed(folder)),
         };
         match make() {
             Err(error) if error.kind() == io::ErrorKind::NotFound && folder != self.root => {
@@ -135,7 +147,10 @@ impl Files {
     /// Removes a file, and says whether there was one.
     pub(super) fn delete(&self, path: &Path) -> io::Result<bool> {
         match fs::remove_file(path) {
-            Ok(()) => self.sync_folder(parent(path)?).map(|()| true),
+            Ok(()) => {
+                self.listings.changed(path);
+                self.sync_folder(parent(path)?).map(|()| true)
+            }
             Err(error) if is_absence(&error) => Ok(false),
             Err(error) => Err(error),
         }
@@ -161,6 +176,7 @@ impl Files {
             Err(error) if is_absence(&error) && !path.exists() => return Ok(false),
             moved => moved?,
         }
+        self.listings.changed(path);
         let deleted = is_seen(&fs::symlink_metadata(&aside)?);
         if !deleted {
             self.place(&aside, path, || match fs::hard_link(&aside, path) {
@@ -177,7 +193,29 @@ impl Files {
 
     /// Removes a folder in which there is nothing but empty folders; any other stays.
     pub(super) fn delete_empty(&self, folder: &Path) -> io::Result<()> {
-        if prune(folder)? { self.sync_folder(parent(folder)?) } else { Ok(()) }
+        if self.prune(folder)? { self.sync_folder(parent(folder)?) } else { Ok(()) }
+    }
+
+    /// Removes a folder in which there is nothing but empty folders, and says whether it was one; not durably.
+    fn prune(&self, folder: &Path) -> io::Result<bool> {
+        let entries = match fs::read_dir(folder) {
+            Err(error) if is_absence(&error) => return Ok(false),
+            entries => entries?,
+        };
+        for entry in entries {
+            let entry = entry?;
+            if entry.file_type()?.is_dir() {
+                self.prune(&entry.path())?;
+            }
+        }
+        match fs::remove_dir(folder) {
+            Ok(()) => {
+                self.listings.changed(folder);
+                Ok(true)
+            }
+            Err(error) if is_absence(&error) || is_not_empty(&error) => Ok(false),
+            Err(error) => Err(error),
+        }
     }
 
     /// Removes a folder and all that is in it.
@@ -185,7 +223,10 @@ impl Files {
         let mut attempts = 0;
         loop {
             match fs::remove_dir_all(path) {
-                Ok(()) => return self.sync_folder(parent(path)?),
+                Ok(()) => {
+                    self.listings.changed(path);
+                    return self.sync_folder(parent(path)?);
+                }
                 Err(error) if is_absence(&error) => return Ok(()),
                 // Somebody wrote into it meanwhile.
                 Err(error) if is_not_empty(&error) && attempts < ATTEMPTS => attempts += 1,
@@ -285,25 +326,6 @@ pub(super) fn remove(path: &Path) -> io::Result<()> {
     match fs::remove_file(path) {
         Err(error) if is_absence(&error) => Ok(()),
         removed => removed,
-    }
-}
-
-/// Removes a folder in which there is nothing but empty folders, and says whether it was one; not durably.
-fn prune(folder: &Path) -> io::Result<bool> {
-    let entries = match fs::read_dir(folder) {
-        Err(error) if is_absence(&error) => return Ok(false),
-        entries => entries?,
-    };
-    for entry in entries {
-        let entry = entry?;
-        if entry.file_type()?.is_dir() {
-            prune(&entry.path())?;
-        }
-    }
-    match fs::remove_dir(folder) {
-        Ok(()) => Ok(true),
-        Err(error) if is_absence(&error) || is_not_empty(&error) => Ok(false),
-        Err(error) => Err(error),
     }
 }
 
