@@ -1,12 +1,17 @@
 //! What is written to standard error: for people on a terminal, one JSON object a line elsewhere.
 //!
 //! Whoever logs an error passes it on as one (`error = &error as &dyn Error`): what caused it is written here, in either form.
+//! Nobody waits until it is written, as for the events of the audit log.
+
+mod lines;
 
 use std::error::Error;
 use std::fmt;
 use std::io::{self, IsTerminal};
 use std::iter;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread;
+use std::time::Duration;
 
 use serde_json::Value;
 use tracing::field::{Field, Visit};
@@ -14,15 +19,20 @@ use tracing::{Event, Level, Subscriber};
 use tracing_subscriber::Layer;
 use tracing_subscriber::filter::Targets;
 use tracing_subscriber::fmt::format::{FormatEvent, FormatFields, JsonFields, Writer, format};
-use tracing_subscriber::fmt::{self as lines, FmtContext};
+use tracing_subscriber::fmt::{self as formatted, FmtContext};
 use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::registry::LookupSpan;
 use tracing_subscriber::util::SubscriberInitExt;
 
+use self::lines::Lines;
 use crate::config::{Log, LogFormat, LogLevel};
 use crate::traces::Traces;
 
 static ACCESS: AtomicBool = AtomicBool::new(false);
+static LINES: Lines = Lines::new();
+
+/// How long somebody who reads standard error slowly, or not at all, may keep the process from ending.
+const LAST_WAIT: Duration = Duration::from_secs(1);
 
 /// Whether there is a line for each request.
 ///
@@ -31,8 +41,22 @@ pub fn keeps_access_log() -> bool {
     ACCESS.load(Ordering::Relaxed)
 }
 
+/// How many lines were lost because standard error did not take them.
+pub fn lost_lines() -> u64 {
+    LINES.lost()
+}
+
+/// Returns once what was logged is written, if standard error takes it within a second.
+pub fn flush() {
+    LINES.flush(LAST_WAIT);
+}
+
 /// Sets up logging for the process, once, and traces beside it if there are any.
-pub fn init(log: &Log, traces: Option<&Traces>) {
+///
+/// # Errors
+/// When the system has no thread left.
+pub fn init(log: &Log, traces: Option<&Traces>) -> io::Result<()> {
+    thread::Builder::new().name("log".to_owned()).spawn(|| LINES.pass_on_to(io::stderr()))?;
     let level = match log.level {
         LogLevel::Error => Level::ERROR,
         LogLevel::Warn => Level::WARN,
@@ -49,7 +73,7 @@ pub fn init(log: &Log, traces: Option<&Traces>) {
         LogFormat::Text => true,
         LogFormat::Json => false,
     };
-    let layer = lines::layer().with_writer(io::stderr);
+    let layer = formatted::layer().with_writer(|| &LINES);
     let layer = if text {
         let format = format().with_ansi(io::stderr().is_terminal());
         layer.event_format(Line { format, stamp: Stamp::text(&log.fields) }).with_filter(targets).boxed()
@@ -59,6 +83,7 @@ pub fn init(log: &Log, traces: Option<&Traces>) {
         layer.event_format(line).fmt_fields(JsonFields::new()).with_filter(targets).boxed()
     };
     tracing_subscriber::registry().with(layer).with(traces.map(Traces::layer)).init();
+    Ok(())
 }
 
 /// Which events are written, those of the access log aside.

@@ -32,7 +32,7 @@ fn run(command: Command) -> anyhow::Result<ExitCode> {
             let loaded = commands::configuration(arguments.path())?;
             let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
             let traces = Traces::start(loaded.config.traces.as_ref(), runtime.handle())?;
-            wharf::logging::init(&loaded.config.log, traces.as_ref());
+            wharf::logging::init(&loaded.config.log, traces.as_ref())?;
             for warning in &loaded.warnings {
                 tracing::warn!("{warning}");
             }
@@ -41,6 +41,7 @@ fn run(command: Command) -> anyhow::Result<ExitCode> {
                 traces.finish();
             }
             runtime.shutdown_timeout(LAST_WAIT);
+            wharf::logging::flush();
             served?;
         }
         Command::Config(ConfigCommand::Check { file }) => {

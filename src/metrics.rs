@@ -27,6 +27,7 @@ use storage::backend::count::{BOUNDS, Count, Counters};
 use self::requests::Requests;
 pub use self::requests::{KnownMethod, RequestCounts};
 use crate::health::{Readiness, Writing};
+use crate::logging;
 use crate::route::Route;
 
 /// What the server counts. Cheap to clone.
@@ -184,6 +185,8 @@ impl Collector for Measured {
 
         let help = "Panics of what goes on beside the requests, each of which is begun anew";
         family.counter("background_panics", help, metrics.background_panics())?;
+        let help = "Lines of the log that standard error did not take in time";
+        family.counter("log_lines_lost", help, logging::lost_lines())?;
 
         let ready = u64::from(readiness.is_ready());
         let help = "Whether the store answers, and it is known who may do what";

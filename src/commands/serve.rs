@@ -25,6 +25,7 @@ use crate::audit::AuditLog;
 use crate::background::Background;
 use crate::config::{self, Auth, Config, Http, Mode, PurgeAction, Purging};
 use crate::health::Readiness;
+use crate::logging;
 use crate::login::TOKEN_PATHS;
 use crate::logins::Logins;
 use crate::metrics::{Measured, Metrics};
@@ -123,6 +124,7 @@ pub async fn serve(config: Config) -> anyhow::Result<()> {
         background.run("health and metrics", management.serve(router, std::future::pending()));
     }
     if io::stderr().is_terminal() {
+        logging::flush(); // What to do next comes last.
         greet(&server, &config)?;
     }
     let told_to_stop = async move {

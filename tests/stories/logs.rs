@@ -1,15 +1,27 @@
 //! What whoever reads the log can tell of a request.
 
-use std::net::{Ipv4Addr, SocketAddr};
+use std::{
+    io::{PipeReader, Read, pipe},
+    net::{Ipv4Addr, SocketAddr},
+    process::Command,
+    time::Duration,
+};
 
 use base64::{Engine as _, prelude::BASE64_STANDARD};
 use bytes::Bytes;
 use hyper::{Method, StatusCode};
-use serde_json::json;
+use rustix::process::{Pid, Signal, kill_process};
+use serde_json::{Value, json};
 use socket2::{Domain, Socket, Type};
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::UnixStream,
+    time::timeout,
+};
 
 use crate::harness::{
-    Image, Layer, PaperCluster, TestRegistry, paper_cluster::binding, registry::overlay, secrets,
+    Image, Layer, PaperCluster, TestRegistry, paper_cluster::binding, registry::overlay, secrets, until,
+    wharf,
 };
 
 #[tokio::test]
@@ -152,5 +164,60 @@ async fn what_people_log_in_with_is_in_no_log() {
         }
         // That nothing of it was written, the end of the registry sees to; that something was, this.
         registry.line_with("credential refused").await;
+    }
+}
+
+#[tokio::test]
+async fn a_server_whose_log_nobody_reads_goes_on_answering_and_stops() {
+    let folder = tempfile::tempdir().unwrap();
+    let socket = folder.path().join("registry.sock");
+    let ask = async |path: &str| {
+        let mut connection = UnixStream::connect(&socket).await.ok()?;
+        let words = format!("GET {path} HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n");
+        connection.write_all(words.as_bytes()).await.unwrap();
+        let mut answer = String::new();
+        let read = connection.read_to_string(&mut answer);
+        timeout(Duration::from_secs(30), read).await.expect("it is answered").unwrap();
+        Some(answer)
+    };
+    for is_read_in_the_end in [true, false] {
+        let (log, input) = pipe().unwrap();
+        let mut server = Command::new(wharf::path())
+            .arg("serve")
+            .current_dir(folder.path())
+            .env("REGISTRY_HTTP_ADDR", &socket)
+            .env("REGISTRY_HTTP_DEBUG_PROMETHEUS_ENABLED", "true")
+            .stderr(input)
+            .spawn()
+            .unwrap();
+        until(async || ask("/healthz").await.is_some()).await;
+        // Each leaves a line that is longer than most.
+        let long = format!("/v2/{}", "long".repeat(12_000));
+        for _ in 0..100 {
+            ask(&long).await.unwrap();
+        }
+        assert!(ask("/healthz").await.unwrap().ends_with("alive\n"));
+        let metrics = ask("/metrics").await.unwrap();
+        let lost = metrics.lines().find_map(|line| line.strip_prefix("wharf_log_lines_lost_total "));
+        assert!(lost.unwrap().parse::<u64>().unwrap() > 0, "{metrics}");
+
+        let reader = |mut log: PipeReader| {
+            std::thread::spawn(move || {
+                let mut lines = String::new();
+                log.read_to_string(&mut lines).unwrap();
+                lines
+            })
+        };
+        let (reader, _unread) =
+            if is_read_in_the_end { (Some(reader(log)), None) } else { (None, Some(log)) };
+        kill_process(Pid::from_child(&server), Signal::TERM).unwrap();
+        let stopped = tokio::task::spawn_blocking(move || server.wait());
+        let stopped = timeout(Duration::from_secs(30), stopped).await.expect("it stops").unwrap().unwrap();
+        assert!(stopped.success(), "{stopped}");
+        if let Some(reader) = reader {
+            let lines = reader.join().unwrap();
+            let lines: Vec<Value> = lines.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+            assert_eq!(lines.last().unwrap()["message"], "stopped");
+        }
     }
 }
