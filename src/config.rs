@@ -576,6 +576,8 @@ pub struct Log {
     pub format: LogFormat,
     /// What stands on each line, name by name.
     pub fields: Vec<(String, String)>,
+    /// Whether lines say where in the program they come from.
+    pub places: bool,
     /// Whether there is a line for each request.
     pub access: bool,
     /// Where pushes, deletions and denials are written down.
@@ -588,6 +590,7 @@ impl Default for Log {
             level: LogLevel::Info,
             format: LogFormat::Auto,
             fields: Vec::new(),
+            places: false,
             access: true,
             audit: Audit::AmongOthers,
         }
@@ -634,12 +637,23 @@ pub enum LogFormat {
 pub struct Health {
     /// How the store is looked at; without it the server is ready as soon as it listens.
     pub storage: Option<StorageCheck>,
+    /// While one of these is there the server is not ready.
+    pub files: Vec<FileCheck>,
 }
 
 impl Default for Health {
     fn default() -> Self {
-        Self { storage: Some(StorageCheck::default()) }
+        Self { storage: Some(StorageCheck::default()), files: Vec::new() }
     }
+}
+
+/// A file by which somebody takes the server out of service.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct FileCheck {
+    /// Where it is.
+    pub path: PathBuf,
+    /// How often it is looked for.
+    pub interval: Duration,
 }
 
 /// How the store is looked at.
@@ -693,6 +707,8 @@ pub struct Login {
     pub tokens: Option<PathBuf>,
     /// A file of users and their passwords.
     pub htpasswd: Option<PathBuf>,
+    /// What clients are told that a password is for.
+    pub password_realm: String,
     /// How clients are asked to log in.
     pub challenge: Challenge,
     /// The scheme and host of the token endpoint, if requests do not say it.

@@ -5,6 +5,7 @@
 //! A cluster that is away for a while leaves it ready, and so does a store that takes nothing, because it is full or was mounted
 //! read-only: if all replicas were taken out of service, no image could be pulled.
 
+use std::borrow::Cow;
 use std::num::NonZeroUsize;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, PoisonError, RwLock};
@@ -15,21 +16,29 @@ use axum::Router;
 use axum::http::{StatusCode, header};
 use axum::routing::get;
 use futures_util::FutureExt;
-use futures_util::future::BoxFuture;
+use futures_util::future::{BoxFuture, join_all};
 use serde_json::json;
 use storage::Registry;
 use storage::backend::{BackendError, Fault};
 use tokio::time::{MissedTickBehavior, timeout};
 
-use crate::config::{Mode, StorageCheck};
+use crate::config::{FileCheck, Mode, StorageCheck};
 use crate::route::Route;
 
 /// Whether requests can be answered.
 #[derive(Clone, Debug)]
 pub struct Readiness {
     store: Arc<RwLock<Store>>,
+    files: Arc<[WatchedFile]>,
     cluster: Option<Cluster>,
     stopping: Arc<AtomicBool>,
+}
+
+/// A file by which somebody takes the server out of service, and whether it was there when it was last looked for.
+#[derive(Debug)]
+struct WatchedFile {
+    check: FileCheck,
+    is_there: AtomicBool,
 }
 
 /// What was found when the store was last looked at.
@@ -53,9 +62,16 @@ pub enum Writing {
 impl Readiness {
     /// The store is there from the beginning: whoever starts the server has opened it. What is to be known of `cluster`, if one is
     /// asked who may do what, has yet to be heard.
-    pub fn new(cluster: Option<Cluster>) -> Self {
+    pub fn new(cluster: Option<Cluster>, files: &[FileCheck]) -> Self {
+        let watched =
+            |check: &FileCheck| WatchedFile { check: check.clone(), is_there: AtomicBool::default() };
         let store = Store { answers: true, writing: Writing::Untried };
-        Self { store: Arc::new(RwLock::new(store)), cluster, stopping: Arc::default() }
+        Self {
+            store: Arc::new(RwLock::new(store)),
+            files: files.iter().map(watched).collect(),
+            cluster,
+            stopping: Arc::default(),
+        }
     }
 
     /// From now on no new requests are wanted.
@@ -97,15 +113,20 @@ impl Readiness {
     }
 
     /// What keeps requests from being answered: what it is called, and what is wrong with it.
-    fn lack(&self) -> Option<(&'static str, String)> {
+    fn lack(&self) -> Option<(Cow<'_, str>, String)> {
         if self.stopping.load(Ordering::Relaxed) {
-            return Some(("server", "the server is stopping".to_owned()));
+            return Some(("server".into(), "the server is stopping".to_owned()));
+        }
+        if let Some(file) = self.files.iter().find(|file| file.is_there.load(Ordering::Relaxed)) {
+            let path = file.check.path.to_string_lossy();
+            let why = format!("{path} is there: the server is taken out of service");
+            return Some((path, why));
         }
         if !self.store().answers {
-            return Some(("storagedriver", "the store does not answer".to_owned()));
+            return Some(("storagedriver".into(), "the store does not answer".to_owned()));
         }
         match self.cluster.as_ref()?.contact() {
-            Contact::Lost(lost) => Some(("cluster", lost.to_string())),
+            Contact::Lost(lost) => Some(("cluster".into(), lost.to_string())),
             Contact::Silent(_) | Contact::Current => None,
         }
     }
@@ -127,11 +148,16 @@ impl Readiness {
         let health = move || async move {
             let (status, lacks) = match readiness.lack() {
                 None => (StatusCode::OK, json!({})),
-                Some((what, why)) => (StatusCode::SERVICE_UNAVAILABLE, json!({ what: why })),
+                Some((what, why)) => (StatusCode::SERVICE_UNAVAILABLE, json!({ &*what: why })),
             };
             (status, [(header::CONTENT_TYPE, "application/json")], lacks.to_string())
         };
         Router::new().route("/debug/health", get(health))
+    }
+
+    /// Looks for the files for ever. One of which it cannot be told counts as there, as in distribution.
+    pub async fn watch_files(self) {
+        join_all(self.files.iter().map(WatchedFile::watch)).await;
     }
 
     /// Looks at the store for ever: whether it can be read and, where `mode` is to write, whether it takes that.
@@ -196,6 +222,25 @@ impl Readiness {
 
     fn store_mut(&self) -> std::sync::RwLockWriteGuard<'_, Store> {
         self.store.write().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl WatchedFile {
+    async fn watch(&self) {
+        let Self { check: FileCheck { path, interval }, is_there } = self;
+        let mut interval = tokio::time::interval(*interval);
+        interval.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        loop {
+            interval.tick().await;
+            let found = tokio::fs::try_exists(path).await.unwrap_or(true);
+            if is_there.swap(found, Ordering::Relaxed) != found {
+                let file = path.display();
+                match found {
+                    true => tracing::warn!(%file, "taken out of service by the file"),
+                    false => tracing::info!(%file, "in service again: the file is gone"),
+                }
+            }
+        }
     }
 }
 
@@ -313,7 +358,7 @@ mod tests {
                 threshold: NonZeroUsize::new(threshold).unwrap(),
                 timeout,
             };
-            let readiness = Readiness::new(None);
+            let readiness = Readiness::new(None, &[]);
             let watch = tokio::spawn(readiness.clone().watch(registry, check, mode));
             dictated.asked.notified().await;
             Self { readiness, dictated, answers, watch }

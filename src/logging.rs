@@ -18,7 +18,7 @@ use tracing::field::{Field, Visit};
 use tracing::{Event, Level, Subscriber};
 use tracing_subscriber::Layer;
 use tracing_subscriber::filter::Targets;
-use tracing_subscriber::fmt::format::{FormatEvent, FormatFields, JsonFields, Writer, format};
+use tracing_subscriber::fmt::format::{Format, FormatEvent, FormatFields, JsonFields, Writer, format};
 use tracing_subscriber::fmt::{self as formatted, FmtContext};
 use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::registry::LookupSpan;
@@ -73,12 +73,13 @@ pub fn init(log: &Log, traces: Option<&Traces>) -> io::Result<()> {
         LogFormat::Text => true,
         LogFormat::Json => false,
     };
+    let places = |format: Format| format.with_file(log.places).with_line_number(log.places);
     let layer = formatted::layer().with_writer(|| &LINES);
     let layer = if text {
-        let format = format().with_ansi(io::stderr().is_terminal());
+        let format = places(format()).with_ansi(io::stderr().is_terminal());
         layer.event_format(Line { format, stamp: Stamp::text(&log.fields) }).with_filter(targets).boxed()
     } else {
-        let format = format().json().flatten_event(true).with_span_list(false);
+        let format = places(format()).json().flatten_event(true).with_span_list(false);
         let line = Line { format, stamp: Stamp::json(&log.fields) };
         layer.event_format(line).fmt_fields(JsonFields::new()).with_filter(targets).boxed()
     };

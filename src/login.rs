@@ -182,7 +182,7 @@ impl Login {
                     (shown, left.map_or(GIVEN_BACK, |left| left.min(GIVEN_BACK)))
                 }
                 (IssueError::TooLarge | IssueError::Expired, _) => {
-                    return Err(self.refused(&request, &error.to_string(), Challenge::of_passwords()).await);
+                    return Err(self.refused(&request, &error.to_string(), self.0.challenge.of_passwords()).await);
                 }
                 (IssueError::Unconfirmable | IssueError::Unsealed(_), _) => {
                     return Err(ApiError::Internal(error.into()));
@@ -203,7 +203,7 @@ impl Login {
     ) -> Result<Authenticated, ApiError> {
         match self.0.authenticators.identify_for_token(credential, source(request)).await {
             Ok(known) => Ok(known),
-            Err(error) => Err(self.failure(request, error, Challenge::of_passwords).await),
+            Err(error) => Err(self.failure(request, error, || self.0.challenge.of_passwords()).await),
         }
     }
 

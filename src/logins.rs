@@ -165,7 +165,8 @@ impl Logins {
             authenticators = authenticators.then(reviews, Attempts::Limited);
         }
         let authorizer = authority.authorizer(&files, &mut upkeep)?;
-        let challenge = Challenge::new(settings.challenge, realm, token_path);
+        let challenge =
+            Challenge::new(settings.challenge, realm, token_path, settings.password_realm.clone());
         let login = Login::new(authenticators, tokens, challenge, certificates, audit);
         upkeep.push(files.upkeep());
         Ok(Self { login, authorizer, cluster: authority.cluster().cloned(), upkeep })

@@ -71,7 +71,7 @@ pub async fn serve(config: Config) -> anyhow::Result<()> {
         }
     };
     let api = Api::new(Gate::new(authorizer, registry.clone(), audit), login.clone(), api_options(&config));
-    let readiness = Readiness::new(cluster);
+    let readiness = Readiness::new(cluster, &config.health.files);
     let measured = Measured {
         metrics: metrics.clone(),
         backend: counters,
@@ -107,6 +107,8 @@ pub async fn serve(config: Config) -> anyhow::Result<()> {
         let watch = move || readiness.clone().watch(registry.clone(), check.clone(), mode);
         background.keep("the store's health", watch);
     }
+    let readiness_of_files = readiness.clone();
+    background.keep("the files that say it is unready", move || readiness_of_files.clone().watch_files());
     if config.storage.mode == Mode::ReadWrite {
         background.keep("purging uploads", move || purge_uploads(registry.clone(), config.storage.purging));
     }

@@ -15,7 +15,7 @@ use super::section::Section;
 use super::value::{Choice, NonZeroSize, Size, Suite, UrlPath};
 use super::{
     Address, Audit, Auth, Backend, Caches, Catalog, Challenge, ClientCertificates, Cluster,
-    ClusterPermission, Concurrency, Config, Deletion, ForeignUrls, Health, Http, Issuer, Keys, Limits,
+    ClusterPermission, Concurrency, Config, Deletion, FileCheck, ForeignUrls, Health, Http, Issuer, Keys, Limits,
     Listener, Locations, Log, Login, Management, Mode, OtherAudiences, Permission, PurgeAction, Purging,
     Storage, StorageCheck, Sync, Tags, Tls, TlsVersion, Uploads, Validation, Volume,
 };
@@ -66,11 +66,14 @@ impl Config {
         }
         root.ignored("notifications", "Wharf sends no events; the log has a line for each request");
         root.ignored("proxy", "Wharf does not fetch from other registries: it serves what was pushed to it");
-        root.ignored("middleware", "Wharf serves blobs itself, without CDN, and has no plug-ins");
+        root.ignored(
+            "middleware",
+            "Wharf sends blobs itself; a redirect to another server of the folder would let in whoever knows a URL",
+        );
         root.ignored("redis", "each replica remembers in its own memory; no other service is needed");
         root.ignored("policy", "all kinds of content are accepted");
-        root.ignored("compatibility", "schema 1 manifests are always refused");
-        root.ignored("reporting", "errors go to the log alone");
+        root.ignored("compatibility", "images of schema 1 are neither taken nor served");
+        root.ignored("reporting", "errors go to the log alone; let what collects it report them");
         root.ignored("cache", "distribution has no such section; \"storage.cache\" is what it reads");
         config
     }
@@ -253,10 +256,20 @@ impl Tls {
         let demand = tls.get(
             "clientauth",
             ClientAuth::RequireAndVerify,
-            "Whether clients must show a certificate, once `clientcas` is set.",
+            "Whether clients must show a certificate, once `clientcas` is set. One that nobody verifies proves nothing: `request-client-cert` asks for none, with a warning, and `require-any-client-cert` is refused.",
         );
-        let minimum_version =
-            tls.get("minimumtls", TlsVersion::Tls12, "The oldest version of TLS that is spoken.");
+        let oldest = tls.get(
+            "minimumtls",
+            OldestTls::Spoken(TlsVersion::Tls12),
+            "The oldest version of TLS that is spoken. Below 1.2 none is, whatever this says.",
+        );
+        let minimum_version = match oldest {
+            OldestTls::Spoken(version) => version,
+            OldestTls::Unsafe => {
+                tls.warn("minimumtls", "it is not safe, and is not spoken; TLS 1.2 is the oldest");
+                TlsVersion::Tls12
+            }
+        };
         let suites: Vec<Suite> = tls.list(
             "ciphersuites",
             "The suites offered in TLS 1.2; none means all that are safe. Those of TLS 1.3 are always offered.",
@@ -322,6 +335,27 @@ impl Tls {
             }
         }
     }
+}
+
+#[derive(Clone, Copy, PartialEq)]
+enum OldestTls {
+    Spoken(TlsVersion),
+    /// What distribution 2.8 still speaks.
+    Unsafe,
+}
+
+impl Choice for OldestTls {
+    // The second spelling is that of OpenShift's operator.
+    const WORDS: &'static [(&'static str, Self)] = &[
+        ("tls1.2", Self::Spoken(TlsVersion::Tls12)),
+        ("VersionTLS12", Self::Spoken(TlsVersion::Tls12)),
+        ("tls1.3", Self::Spoken(TlsVersion::Tls13)),
+        ("VersionTLS13", Self::Spoken(TlsVersion::Tls13)),
+        ("tls1.0", Self::Unsafe),
+        ("VersionTLS10", Self::Unsafe),
+        ("tls1.1", Self::Unsafe),
+        ("VersionTLS11", Self::Unsafe),
+    ];
 }
 
 #[derive(Clone, Copy, PartialEq)]
@@ -571,8 +605,12 @@ impl Auth {
         let mut refused = auth.refused("token", TOKENS);
         refused |= auth
             .refused("silly", "it lets in whoever sends any header; write \"auth: none\" if that is meant");
-        let users: Option<PathBuf> = auth.section("htpasswd", |htpasswd| {
-            htpasswd.ignored("realm", "clients show it to nobody; Wharf's is \"Wharf\"");
+        let (users, password_realm): (Option<PathBuf>, String) = auth.section("htpasswd", |htpasswd| {
+            let realm = htpasswd.get("realm", "Wharf".to_owned(), "What a browser says that a password is for.");
+            if realm.chars().any(|it| !matches!(it, ' '..='~') || it == '"' || it == '\\') {
+                let what = "it must be printable ASCII without quotes; write words, as in \"our images\"";
+                htpasswd.problem("realm", what.to_owned());
+            }
             let path = htpasswd.optional(
                 "path",
                 "A file of users and bcrypt hashes (`htpasswd -Bbn`), read again when it changes. Alone it lets its users do everything; beside `auth.kubernetes` bindings may name them.",
@@ -580,7 +618,7 @@ impl Auth {
             if has_htpasswd && path.is_none() {
                 htpasswd.problem("path", "it is missing; name the file".to_owned());
             }
-            path
+            (path, realm)
         });
         // OpenShift's own word for it. A cluster that has both words for one thing has one configuration too many.
         let same = auth.alias("openshift", "auth.kubernetes");
@@ -595,10 +633,13 @@ impl Auth {
         let login = auth.section("kubernetes", |kubernetes| {
             kubernetes.stand_in("realm", openshift.realm);
             kubernetes.stand_in("kubeconfig", openshift.kubeconfig);
-            Login::read(kubernetes, has_cluster, users)
+            Login::read(kubernetes, has_cluster, users, password_realm)
         });
         if !has_cluster {
             auth.forget("kubernetes");
+        }
+        if !has_htpasswd {
+            auth.forget("htpasswd");
         }
         if open && (has_cluster || has_htpasswd) {
             auth.problem("none", "logins are configured beside it; remove one of the two".to_owned());
@@ -611,7 +652,12 @@ impl Auth {
 }
 
 impl Login {
-    fn read(kubernetes: &mut Section<'_, '_>, is_there: bool, htpasswd: Option<PathBuf>) -> Self {
+    fn read(
+        kubernetes: &mut Section<'_, '_>,
+        is_there: bool,
+        htpasswd: Option<PathBuf>,
+        password_realm: String,
+    ) -> Self {
         let folder: Option<PathBuf> = kubernetes.optional(
             "folder",
             "A folder of Roles, ClusterRoles, RoleBindings and ClusterRoleBindings as `kubectl apply` takes them, read again when it changes. Without one a cluster is asked.",
@@ -717,6 +763,7 @@ impl Login {
             longest_token_age,
             tokens,
             htpasswd,
+            password_realm,
             challenge: if is_there { challenge } else { Challenge::Basic },
             realm,
             token_lifetime,
@@ -888,10 +935,27 @@ impl Health {
             }
             enabled.then_some(check)
         });
-        for check in ["file", "http", "tcp"] {
-            health.ignored(check, "readiness looks at the store alone");
+        let files = health.sections("file", |file| {
+            let path: Option<PathBuf> = file.optional(
+                "file",
+                "A file that makes the server unready while it is there, to take it out of service.",
+            );
+            if path.is_none() {
+                file.problem("file", "it is missing; name the file".to_owned());
+            }
+            let interval = file.get("interval", check.interval, "How often it is looked for.");
+            if interval.is_zero() {
+                file.problem("interval", "looking all the time helps nobody; try \"10s\"".to_owned());
+            }
+            Some(FileCheck { path: path?, interval })
+        });
+        for others in ["http", "tcp"] {
+            health.ignored(
+                others,
+                "what others answer makes no replica unready: it would make all of them so at once",
+            );
         }
-        Self { storage }
+        Self { storage, files: files.into_iter().flatten().collect() }
     }
 }
 
@@ -930,10 +994,10 @@ impl Log {
                     None => Audit::AmongOthers,
                 }
             });
+            let places = log.get("reportcaller", defaults.places, "Whether lines say where in the program they come from.");
             log.ignored("hooks", "Wharf sends no mail; let what collects the log raise the alarm");
-            log.ignored("reportcaller", "lines tell what happened, not where in the program");
             let fields = fields.into_iter().map(|(name, values)| (name, values.join(", ")));
-            Self { level, format, fields: fields.chain(defaults.fields).collect(), access, audit }
+            Self { level, format, fields: fields.chain(defaults.fields).collect(), places, access, audit }
         })
     }
 }
@@ -960,7 +1024,7 @@ impl<'n> OpenShift<'n> {
             cache.alias("blobrepositoryttl", "storage.cache.membershipttl")
         });
         let realm = openshift.section("auth", |auth| {
-            auth.ignored("realm", "clients show it to nobody; Wharf's is \"Wharf\"");
+            auth.ignored("realm", "\"auth.htpasswd.realm\" is what clients are told");
             auth.alias("tokenrealm", "auth.kubernetes.realm")
         });
         let kubeconfig = openshift.alias("kubeconfig", "auth.kubernetes.kubeconfig");

@@ -9,7 +9,7 @@ use http::{HeaderName, HeaderValue, Uri};
 use regex::Regex;
 use rustls::CipherSuite;
 
-use super::{Address, LogFormat, LogLevel, TlsVersion};
+use super::{Address, LogFormat, LogLevel};
 
 /// Something that is written as one word.
 pub(super) trait Value: Sized {
@@ -68,16 +68,6 @@ impl Choice for LogLevel {
 impl Choice for LogFormat {
     const WORDS: &'static [(&'static str, Self)] =
         &[("auto", Self::Auto), ("text", Self::Text), ("json", Self::Json), ("logstash", Self::Json)];
-}
-
-impl Choice for TlsVersion {
-    // The second spelling is that of OpenShift's operator.
-    const WORDS: &'static [(&'static str, Self)] = &[
-        ("tls1.2", Self::Tls12),
-        ("VersionTLS12", Self::Tls12),
-        ("tls1.3", Self::Tls13),
-        ("VersionTLS13", Self::Tls13),
-    ];
 }
 
 impl Value for String {

@@ -24,6 +24,8 @@ pub struct Challenge {
     origin: Option<Uri>,
     /// The path of the token endpoint.
     path: String,
+    /// What a password is for.
+    realm: String,
 }
 
 /// Where a client called, kept for when the request is gone: the answer tells whether it is needed.
@@ -84,9 +86,10 @@ pub enum Reason<'a> {
 }
 
 impl Challenge {
-    /// A challenge by `scheme`, whose token endpoint is at `path` of `origin`, or of the host that the client calls.
-    pub fn new(scheme: config::Challenge, origin: Option<Uri>, path: String) -> Self {
-        Self { scheme, origin, path }
+    /// A challenge by `scheme`, whose token endpoint is at `path` of `origin`, or of the host that the client calls. A password is for
+    /// `realm`, printable ASCII without quotes.
+    pub fn new(scheme: config::Challenge, origin: Option<Uri>, path: String, realm: String) -> Self {
+        Self { scheme, origin, path, realm }
     }
 
     /// The header for one request.
@@ -96,7 +99,7 @@ impl Challenge {
                 format!("Bearer realm=\"{scheme}://{host}{}\",service=\"{host}\"", self.path)
             }
             // Without a host there is no realm to send anybody to.
-            (config::Challenge::Bearer, None) | (config::Challenge::Basic, _) => basic(),
+            (config::Challenge::Bearer, None) | (config::Challenge::Basic, _) => self.basic(),
         };
         match reason {
             Reason::Missing => {}
@@ -112,8 +115,12 @@ impl Challenge {
     }
 
     /// The header of the token endpoint itself, which takes passwords.
-    pub fn of_passwords() -> HeaderValue {
-        value(basic())
+    pub fn of_passwords(&self) -> HeaderValue {
+        value(self.basic())
+    }
+
+    fn basic(&self) -> String {
+        format!("Basic realm=\"{}\"", self.realm)
     }
 
     fn origin(&self, called: &Called) -> Option<(Scheme, Authority)> {
@@ -124,12 +131,8 @@ impl Challenge {
     }
 }
 
-fn basic() -> String {
-    "Basic realm=\"Wharf\"".to_owned()
-}
-
 fn value(text: String) -> HeaderValue {
-    HeaderValue::try_from(text).expect("parsed hosts, paths and scopes are visible ASCII characters")
+    HeaderValue::try_from(text).expect("realms, parsed hosts, paths and scopes are printable ASCII")
 }
 
 #[cfg(test)]
@@ -149,7 +152,8 @@ mod tests {
 
     #[test]
     fn the_realm_is_where_the_client_called_and_nothing_that_a_header_adds() {
-        let challenge = Challenge::new(config::Challenge::Bearer, None, "/token".to_owned());
+        let challenge =
+            Challenge::new(config::Challenge::Bearer, None, "/token".to_owned(), "Wharf".to_owned());
         let scope = Reason::Scope("repository:team/app:pull");
         let host = ("host", "registry:5000");
         let realm =
@@ -169,7 +173,8 @@ mod tests {
     #[test]
     fn a_configured_url_counts_whatever_is_called() {
         let origin = Some("https://registry.example".parse().unwrap());
-        let challenge = Challenge::new(config::Challenge::Bearer, origin, "/token".to_owned());
+        let challenge =
+            Challenge::new(config::Challenge::Bearer, origin, "/token".to_owned(), "Wharf".to_owned());
         assert_eq!(
             header(&challenge, &[("host", "10.0.0.1:5000")], Reason::Missing),
             "Bearer realm=\"https://registry.example/token\",service=\"registry.example\""
@@ -178,7 +183,8 @@ mod tests {
 
     #[test]
     fn basic_names_no_place() {
-        let challenge = Challenge::new(config::Challenge::Basic, None, "/token".to_owned());
+        let challenge =
+            Challenge::new(config::Challenge::Basic, None, "/token".to_owned(), "Wharf".to_owned());
         assert_eq!(header(&challenge, &[("host", "r")], Reason::Scope("x")), "Basic realm=\"Wharf\"");
     }
 }

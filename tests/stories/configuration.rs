@@ -2,6 +2,9 @@
 
 use std::path::Path;
 
+use hyper::StatusCode;
+use serde_json::json;
+
 use crate::harness::{TestRegistry, wharf};
 
 fn write(folder: &Path, content: &str) -> String {
@@ -83,4 +86,15 @@ fn nobody_serves_the_world_by_leaving_a_line_out() {
     }
     let said = wharf::run(&["config", "check", &file], &[("REGISTRY_AUTH", "none")]);
     assert_eq!(said.code, Some(0), "{}", said.complaint);
+}
+
+#[tokio::test]
+async fn clients_are_told_what_a_password_is_for() {
+    let folder = tempfile::tempdir().unwrap();
+    let users = folder.path().join("htpasswd");
+    std::fs::write(&users, "").unwrap();
+    let htpasswd = json!({ "path": users, "realm": "our images" });
+    let registry = TestRegistry::with(json!({ "auth": { "htpasswd": htpasswd } })).await;
+    let refused = registry.user("someone").get("/v2/").await.expect(StatusCode::UNAUTHORIZED);
+    assert_eq!(refused.header("www-authenticate"), Some("Basic realm=\"our images\""));
 }

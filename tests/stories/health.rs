@@ -47,6 +47,26 @@ async fn health_has_a_listener_of_its_own_where_one_is_set() {
 }
 
 #[tokio::test]
+async fn a_file_takes_a_server_out_of_service_and_its_removal_brings_it_back() {
+    let folder = tempfile::tempdir().unwrap();
+    let [socket, drain] = ["health.sock", "drain"].map(|name| folder.path().join(name));
+    let health = json!({ "file": [{ "file": drain, "interval": "10ms" }] });
+    let registry =
+        TestRegistry::with(json!({ "http": { "debug": { "addr": socket } }, "health": health })).await;
+    let kubelet = registry.user("kubelet");
+    kubelet.get("/readyz").await.expect(StatusCode::OK);
+    std::fs::write(&drain, "").unwrap();
+    until(async || kubelet.get("/readyz").await.status == StatusCode::SERVICE_UNAVAILABLE).await;
+    let told = ask(&socket, "/debug/health").await;
+    assert!(told.starts_with("HTTP/1.1 503 ") && told.contains(drain.to_str().unwrap()), "{told}");
+    // Whoever is still sent here is served.
+    kubelet.get("/healthz").await.expect(StatusCode::OK);
+    kubelet.push_blob("team/app", "content".into()).await;
+    std::fs::remove_file(&drain).unwrap();
+    until(async || kubelet.get("/readyz").await.status == StatusCode::OK).await;
+}
+
+#[tokio::test]
 async fn a_server_that_stops_says_so_before_it_turns_anybody_away() {
     let folder = tempfile::tempdir().unwrap();
     let socket = folder.path().join("health.sock");

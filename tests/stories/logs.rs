@@ -118,6 +118,13 @@ async fn every_line_carries_the_configured_fields() {
 }
 
 #[tokio::test]
+async fn lines_say_where_they_come_from_if_that_is_asked_for() {
+    let registry = TestRegistry::with(json!({ "log": { "reportcaller": true } })).await;
+    let line = registry.log_line(&[("level", "INFO")]).await;
+    assert!(line["filename"].as_str().unwrap().ends_with(".rs") && line["line_number"].is_u64(), "{line}");
+}
+
+#[tokio::test]
 async fn what_people_log_in_with_is_in_no_log() {
     let cluster = PaperCluster::new();
     cluster.apply("pull", &binding("team", "robot", "system:image-puller"));
