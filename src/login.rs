@@ -182,7 +182,9 @@ impl Login {
                     (shown, left.map_or(GIVEN_BACK, |left| left.min(GIVEN_BACK)))
                 }
                 (IssueError::TooLarge | IssueError::Expired, _) => {
-                    return Err(self.refused(&request, &error.to_string(), self.0.challenge.of_passwords()).await);
+                    return Err(self
+                        .refused(&request, &error.to_string(), self.0.challenge.of_passwords())
+                        .await);
                 }
                 (IssueError::Unconfirmable | IssueError::Unsealed(_), _) => {
                     return Err(ApiError::Internal(error.into()));

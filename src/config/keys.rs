@@ -15,9 +15,9 @@ use super::section::Section;
 use super::value::{Choice, NonZeroSize, Size, Suite, UrlPath};
 use super::{
     Address, Audit, Auth, Backend, Caches, Catalog, Challenge, ClientCertificates, Cluster,
-    ClusterPermission, Concurrency, Config, Deletion, FileCheck, ForeignUrls, Health, Http, Issuer, Keys, Limits,
-    Listener, Locations, Log, Login, Management, Mode, OtherAudiences, Permission, PurgeAction, Purging,
-    Storage, StorageCheck, Sync, Tags, Tls, TlsVersion, Uploads, Validation, Volume,
+    ClusterPermission, Concurrency, Config, Deletion, FileCheck, ForeignUrls, Health, Http, Issuer, Keys,
+    Limits, Listener, Locations, Log, Login, Management, Mode, OtherAudiences, Permission, PurgeAction,
+    Purging, Storage, StorageCheck, Sync, Tags, Tls, TlsVersion, Uploads, Validation, Volume,
 };
 
 impl Config {

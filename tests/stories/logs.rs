@@ -3,7 +3,6 @@
 use std::{
     io::{PipeReader, Read, pipe},
     net::{Ipv4Addr, SocketAddr},
-    process::Command,
     time::Duration,
 };
 
@@ -16,6 +15,7 @@ use socket2::{Domain, Socket, Type};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::UnixStream,
+    process::Command,
     time::timeout,
 };
 
@@ -195,6 +195,7 @@ async fn a_server_whose_log_nobody_reads_goes_on_answering_and_stops() {
             .env("REGISTRY_HTTP_ADDR", &socket)
             .env("REGISTRY_HTTP_DEBUG_PROMETHEUS_ENABLED", "true")
             .stderr(input)
+            .kill_on_drop(true)
             .spawn()
             .unwrap();
         until(async || ask("/healthz").await.is_some()).await;
@@ -217,9 +218,9 @@ async fn a_server_whose_log_nobody_reads_goes_on_answering_and_stops() {
         };
         let (reader, _unread) =
             if is_read_in_the_end { (Some(reader(log)), None) } else { (None, Some(log)) };
-        kill_process(Pid::from_child(&server), Signal::TERM).unwrap();
-        let stopped = tokio::task::spawn_blocking(move || server.wait());
-        let stopped = timeout(Duration::from_secs(30), stopped).await.expect("it stops").unwrap().unwrap();
+        let id = server.id().and_then(|id| Pid::from_raw(id.cast_signed())).expect("it runs");
+        kill_process(id, Signal::TERM).unwrap();
+        let stopped = timeout(Duration::from_secs(30), server.wait()).await.expect("it stops").unwrap();
         assert!(stopped.success(), "{stopped}");
         if let Some(reader) = reader {
             let lines = reader.join().unwrap();
