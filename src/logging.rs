@@ -213,7 +213,7 @@ mod tests {
         let output = Output::default();
         let format = format().json().flatten_event(true).with_span_list(false);
         let writer = output.clone();
-        let layer = lines::layer()
+        let layer = formatted::layer()
             .with_writer(move || writer.clone())
             .event_format(Line { format, stamp: Stamp::json(fields) })
             .fmt_fields(JsonFields::new());
