@@ -498,7 +498,7 @@ pub struct Uploads {
 
 impl Default for Uploads {
     fn default() -> Self {
-        Self { buffer_bytes: size(16 * MIB) }
+        Self { buffer_bytes: size(8 * MIB) }
     }
 }
 

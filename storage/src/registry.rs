@@ -36,7 +36,7 @@ impl Default for RegistryOptions {
             lookup_cache_entries: 100_000,
             tag_lifetime: Duration::from_secs(1),
             membership_lifetime: Duration::from_secs(10),
-            upload_buffer_bytes: 16 << 20,
+            upload_buffer_bytes: 8 << 20,
         }
     }
 }
