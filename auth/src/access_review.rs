@@ -31,7 +31,8 @@ impl AccessReviews {
     /// # Errors
     /// Without randomness.
     pub fn new(cluster: Cluster) -> Result<Self, NoRandomness> {
-        Ok(Self { cluster, key: KeyedHash::new()?, answers: Answers::new(), of_nobody: Answers::new() })
+        let [answers, of_nobody] = [(); 2].map(|()| Answers::new(cluster.clone()));
+        Ok(Self { cluster, key: KeyedHash::new()?, answers, of_nobody })
     }
 
     /// Everything that the answer may depend on, in a form that has one reading.
@@ -42,11 +43,11 @@ impl AccessReviews {
         self.key.of([question.to_string().as_str()])
     }
 
-    async fn ask(
+    fn ask(
         &self,
         caller: &Identity,
         wanted: &ResourceAttributes<'_>,
-    ) -> Result<Decision, ClusterError> {
+    ) -> impl Future<Output = Result<Decision, ClusterError>> + use<> {
         let text = |text: &str| (!text.is_empty()).then(|| text.to_owned());
         let spec = objects::SubjectAccessReviewSpec {
             user: Some(caller.name.clone()),
@@ -65,15 +66,18 @@ impl AccessReviews {
             non_resource_attributes: None,
         };
         let review = objects::SubjectAccessReview { spec, ..objects::SubjectAccessReview::default() };
-        let api: Api<objects::SubjectAccessReview> = Api::all(self.cluster.client());
-        let answer = self.cluster.ask(api.create(&PostParams::default(), &review)).await?;
-        let status = answer.status.unwrap_or_default();
-        Ok(if status.allowed && status.denied != Some(true) {
-            let reason = status.reason.filter(|reason| !reason.is_empty());
-            Decision::Allowed(reason.map_or_else(|| "the API server".into(), Arc::from))
-        } else {
-            Decision::Denied
-        })
+        let cluster = self.cluster.clone();
+        async move {
+            let api: Api<objects::SubjectAccessReview> = Api::all(cluster.client());
+            let answer = cluster.ask(api.create(&PostParams::default(), &review)).await?;
+            let status = answer.status.unwrap_or_default();
+            Ok(if status.allowed && status.denied != Some(true) {
+                let reason = status.reason.filter(|reason| !reason.is_empty());
+                Decision::Allowed(reason.map_or_else(|| "the API server".into(), Arc::from))
+            } else {
+                Decision::Denied
+            })
+        }
     }
 }
 
@@ -87,7 +91,7 @@ impl Authorizer for AccessReviews {
         let question = self.question(caller, wanted);
         let answers = if caller.is_anonymous() { &self.of_nobody } else { &self.answers };
         let lasting = Lasting { fresh: REMEMBERED_FOR, outage: self.cluster.outage() };
-        let answer = answers.get(&question, None, |_| lasting, self.ask(caller, wanted)).await;
+        let answer = answers.get(&question, None, |_| lasting, || self.ask(caller, wanted)).await;
         answer.map(|answer| answer.value).map_err(|error| AuthError::Unavailable(error.into()))
     }
 }

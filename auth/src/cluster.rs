@@ -18,6 +18,7 @@ use async_trait::async_trait;
 use kube::config::{KubeConfigOptions, Kubeconfig, KubeconfigError};
 use kube::{Api, Resource};
 use tokio::sync::Semaphore;
+use tokio::task::JoinError;
 use tokio::time::Instant;
 
 pub use self::contact::{Contact, Lost};
@@ -49,11 +50,20 @@ struct Inner {
     client: kube::Client,
     address: String,
     contacts: Contacts,
-    /// When it could not be reached last, or somebody last began to find out whether it can again.
-    missed: Mutex<Option<Instant>>,
+    last: Mutex<Last>,
     questions: Semaphore,
     answered: AtomicU64,
     unanswered: AtomicU64,
+}
+
+/// What became of the last question.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+enum Last {
+    Answered,
+    /// Nobody answered in time. One question may be hard: others need not be.
+    Unanswered,
+    /// It could not be reached then; or then somebody began to find out whether it can again.
+    Missed(Instant),
 }
 
 /// Why an API server cannot be asked at all.
@@ -98,6 +108,9 @@ pub enum ClusterError {
     /// The question did not get there, or the answer not back.
     #[error("the API server cannot be asked")]
     Failed(#[source] Box<kube::Error>),
+    /// A fault of our own.
+    #[error("the question broke off")]
+    BrokeOff(#[source] JoinError),
 }
 
 impl From<kube::Error> for ClusterError {
@@ -115,6 +128,7 @@ impl ClusterError {
         match self {
             Self::Refused { code, .. } => *code == 429 || *code >= 500,
             Self::TimedOut | Self::Away | Self::Failed(_) => true,
+            Self::BrokeOff(_) => false,
         }
     }
 }
@@ -146,7 +160,7 @@ impl Cluster {
             client,
             address,
             contacts: Contacts::new(outage),
-            missed: Mutex::new(None),
+            last: Mutex::new(Last::Answered),
             questions: Semaphore::new(QUESTIONS),
             answered: AtomicU64::new(0),
             unanswered: AtomicU64::new(0),
@@ -207,20 +221,28 @@ impl Cluster {
         };
         let answer = match tokio::time::timeout(ANSWER_TIMEOUT, question).await {
             Ok(answer) => answer.map_err(ClusterError::from),
-            // One question may be hard: others need not be.
             Err(_) => Err(ClusterError::TimedOut),
         };
         let counter = if answer.is_ok() { &self.0.answered } else { &self.0.unanswered };
         counter.fetch_add(1, Ordering::Relaxed);
-        let is_away = matches!(answer, Err(ClusterError::Failed(_)));
-        *self.missed() = is_away.then(Instant::now);
+        *self.last() = match &answer {
+            Err(ClusterError::Failed(_)) => Last::Missed(Instant::now()),
+            Err(ClusterError::TimedOut) => Last::Unanswered,
+            Ok(_) | Err(ClusterError::Refused { .. } | ClusterError::Away | ClusterError::BrokeOff(_)) => {
+                Last::Answered
+            }
+        };
         answer
+    }
+
+    /// Whether it cannot be counted on that it answers soon.
+    fn seems_silent(&self) -> bool {
+        *self.last() != Last::Answered || self.contact() != Contact::Current
     }
 
     /// Whether somebody else just found out that it is away, or is about to.
     fn seems_away(&self) -> bool {
-        let mut missed = self.missed();
-        let Some(at) = &mut *missed else { return false };
+        let Last::Missed(at) = &mut *self.last() else { return false };
         if at.elapsed() < AWAY_FOR {
             return true;
         }
@@ -228,8 +250,8 @@ impl Cluster {
         false
     }
 
-    fn missed(&self) -> MutexGuard<'_, Option<Instant>> {
-        self.0.missed.lock().unwrap_or_else(PoisonError::into_inner)
+    fn last(&self) -> MutexGuard<'_, Last> {
+        self.0.last.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 

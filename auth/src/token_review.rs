@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use async_trait::async_trait;
-use k8s_openapi::api::authentication::v1::{TokenReview, TokenReviewSpec, UserInfo};
+use k8s_openapi::api::authentication::v1::{TokenReview, TokenReviewSpec, TokenReviewStatus, UserInfo};
 use kube::Api;
 use kube::api::PostParams;
 use tokio::time::Instant;
@@ -55,7 +55,7 @@ impl TokenReviews {
         known_for: Duration,
         clock: Clock,
     ) -> Result<Self, NoRandomness> {
-        let (key, answers) = (KeyedHash::new()?, Answers::new());
+        let (key, answers) = (KeyedHash::new()?, Answers::new(cluster.clone()));
         Ok(Self { cluster, accounts, rules, known_for, clock, key, answers })
     }
 
@@ -107,7 +107,7 @@ impl TokenReviews {
             },
             Err(_) => Lasting { fresh: REFUSED_FOR, ..Lasting::NOT },
         };
-        let answer = self.answers.get(&question, told, lasting, self.ask(token, &audiences)).await;
+        let answer = self.answers.get(&question, told, lasting, || self.ask(token, &audiences)).await;
         let Answer { value, asked } =
             answer.map_err(|error| AuthenticationError::Unavailable(error.into()))?;
         let identity = value.map_err(|reason| AuthenticationError::Rejected(reason.to_string()))?;
@@ -136,28 +136,37 @@ impl TokenReviews {
         Ok(Authenticated { identity, expires, confirmed: Some(confirmed) })
     }
 
-    async fn ask(&self, token: &Secret, audiences: &[String]) -> Result<Verdict, ClusterError> {
-        let named = (!audiences.is_empty()).then(|| audiences.to_owned());
-        let spec = TokenReviewSpec { token: Some(token.expose().to_owned()), audiences: named };
-        let review = TokenReview { spec, ..TokenReview::default() };
-        let api: Api<TokenReview> = Api::all(self.cluster.client());
-        let answer = self.cluster.ask(api.create(&PostParams::default(), &review)).await?;
-        let status = answer.status.unwrap_or_default();
-        // An API server that knows nothing of audiences answers with none.
-        let is_for_us = audiences.is_empty()
-            || status
-                .audiences
-                .is_some_and(|named| named.iter().any(|audience| audiences.contains(audience)));
-        let user = status.user.filter(|_| status.authenticated == Some(true));
-        Ok(match user.and_then(identity) {
-            Some(identity) if is_for_us => Ok(Arc::new(identity)),
-            Some(_) => Err("the API server says that the token is for others".into()),
-            None => {
-                // It may quote the token.
-                tracing::debug!(has_reason = status.error.is_some(), "the API server does not know a token");
-                Err("the API server does not know the token".into())
-            }
-        })
+    fn ask(
+        &self,
+        token: &Secret,
+        audiences: &[String],
+    ) -> impl Future<Output = Result<Verdict, ClusterError>> + use<> {
+        let (cluster, token, audiences) = (self.cluster.clone(), token.clone(), audiences.to_owned());
+        async move {
+            let named = (!audiences.is_empty()).then(|| audiences.clone());
+            let spec = TokenReviewSpec { token: Some(token.expose().to_owned()), audiences: named };
+            let review = TokenReview { spec, ..TokenReview::default() };
+            let api: Api<TokenReview> = Api::all(cluster.client());
+            let answer = cluster.ask(api.create(&PostParams::default(), &review)).await?;
+            Ok(verdict(answer.status.unwrap_or_default(), &audiences))
+        }
+    }
+}
+
+/// What the API server says of a token that has to be for one of these audiences, if for any.
+fn verdict(status: TokenReviewStatus, audiences: &[String]) -> Verdict {
+    // An API server that knows nothing of audiences answers with none.
+    let is_for_us = audiences.is_empty()
+        || status.audiences.is_some_and(|named| named.iter().any(|audience| audiences.contains(audience)));
+    let user = status.user.filter(|_| status.authenticated == Some(true));
+    match user.and_then(identity) {
+        Some(identity) if is_for_us => Ok(Arc::new(identity)),
+        Some(_) => Err("the API server says that the token is for others".into()),
+        None => {
+            // It may quote the token.
+            tracing::debug!(has_reason = status.error.is_some(), "the API server does not know a token");
+            Err("the API server does not know the token".into())
+        }
     }
 }
 

@@ -1,6 +1,7 @@
 //! What is asked of an API server, and what is made of its answers, by one that does what it is told to.
 
 use std::collections::HashMap;
+use std::future::pending;
 use std::sync::atomic::{AtomicBool, AtomicU16};
 use std::time::SystemTime;
 
@@ -49,6 +50,8 @@ struct Script {
     /// The queries of what was listed or watched.
     queries: Mutex<Vec<String>>,
     is_away: AtomicBool,
+    /// It takes what is asked and says nothing, not even on watches that are open.
+    hangs: AtomicBool,
     is_old: AtomicBool,
     /// The status of its answers to what is asked by POST, unless that is 0.
     refuses: AtomicU16,
@@ -96,6 +99,10 @@ impl Script {
         self.is_away.store(false, Ordering::SeqCst);
     }
 
+    fn hangs(&self, hangs: bool) {
+        self.hangs.store(hangs, Ordering::SeqCst);
+    }
+
     fn has(&self, kind: &'static str, object: Value) {
         self.objects.lock().unwrap().entry(kind).or_default().push(object);
     }
@@ -110,11 +117,15 @@ impl Script {
         if self.is_away.load(Ordering::SeqCst) {
             return Err("nobody there".into());
         }
+        let hangs = self.hangs.load(Ordering::SeqCst);
         let (head, body) = request.into_parts();
         let path = head.uri.path().to_owned();
         if head.method == Method::POST {
             let body: Value = serde_json::from_slice(&body.collect_bytes().await?)?;
             self.asked.lock().unwrap().push((path, body["spec"].clone()));
+            if hangs {
+                pending::<()>().await;
+            }
             tokio::task::yield_now().await;
             let refuses = self.refuses.load(Ordering::SeqCst);
             if refuses != 0 {
@@ -129,6 +140,9 @@ impl Script {
         }
         let query = head.uri.query().unwrap_or_default().to_owned();
         self.queries.lock().unwrap().push(format!("{path}?{query}"));
+        if hangs {
+            pending::<()>().await;
+        }
         let objects = self.objects.lock().unwrap().get(path.as_str()).cloned().unwrap_or_default();
         if !query.contains("watch=true") {
             let list = json!({ "metadata": { "resourceVersion": "7" }, "items": objects });
@@ -775,6 +789,99 @@ async fn while_nobody_answers_known_tokens_are_good_and_others_are_not_judged() 
     script.comes_back();
     tokio::time::sleep(Duration::from_secs(2)).await;
     assert_eq!(name(&reviews, "other").await, Ok(Some("ann".to_owned())));
+}
+
+/// How long something takes.
+async fn taken<T>(something: impl Future<Output = T>) -> (T, Duration) {
+    let began = Instant::now();
+    (something.await, began.elapsed())
+}
+
+const AT_ONCE: Duration = Duration::ZERO;
+const SOON: Duration = Duration::from_secs(1);
+
+#[tokio::test(start_paused = true)]
+async fn an_api_server_that_hangs_keeps_nobody_waiting_who_is_known() {
+    let script = Script::new();
+    let reviews = Arc::new(reviews(&script, &[]));
+    script.says(known("ann", &[]));
+    let ann = Ok(Some("ann".to_owned()));
+    for token in ["token", "another"] {
+        assert_eq!(name(&reviews, token).await, ann);
+    }
+    tokio::time::sleep(KNOWN_FOR).await;
+    script.hangs(true);
+    // Nobody knows yet that it hangs: they all wait, for the same answer.
+    let mut nodes = JoinSet::new();
+    for _ in 0..100 {
+        let reviews = Arc::clone(&reviews);
+        nodes.spawn(async move { name(&reviews, "token").await });
+    }
+    let (names, time) = taken(nodes.join_all()).await;
+    assert!(names.iter().all(|name| *name == ann));
+    assert_eq!((time.as_secs(), script.asked().len()), (5, 3));
+
+    // Then it is asked again and again, in vain, and nobody waits for that.
+    for _ in 0..100 {
+        assert_eq!(taken(name(&reviews, "token")).await, (ann.clone(), AT_ONCE));
+        tokio::time::sleep(Duration::from_secs(10)).await;
+    }
+    assert_eq!(script.asked().len(), 103);
+    // Another question may be easier; if it is not, that is soon clear.
+    let (another, time) = taken(name(&reviews, "another")).await;
+    assert!(another == ann && time.as_secs() == SOON.as_secs(), "{time:?}");
+    assert_eq!(taken(name(&reviews, "another")).await, (ann.clone(), AT_ONCE));
+    let (unknown, time) = taken(name(&reviews, "unknown")).await;
+    assert_eq!((unknown, time.as_secs()), (Err("unavailable".to_owned()), 5));
+    tokio::time::sleep(OUTAGE).await;
+    assert_eq!(name(&reviews, "token").await, Err("unavailable".to_owned()));
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_was_taken_away_while_the_api_server_hung_ends_when_it_is_back() {
+    let script = Script::new();
+    let reviews = reviews(&script, &[]);
+    script.says(known("ann", &[]));
+    for token in ["first", "second", "third"] {
+        assert!(name(&reviews, token).await.is_ok());
+    }
+    tokio::time::sleep(KNOWN_FOR).await;
+    script.hangs(true);
+    for token in ["first", "second"] {
+        assert!(name(&reviews, token).await.is_ok());
+    }
+    script.hangs(false);
+    script.says(json!({ "authenticated": false }));
+    tokio::time::sleep(Duration::from_secs(10)).await;
+    // Whoever did not hang before is asked and heeded, although it is not known yet whether anybody answers …
+    assert!(name(&reviews, "third").await.unwrap_err().contains("does not know"));
+    // … and as soon as one question has been answered the others are, too.
+    assert!(name(&reviews, "first").await.unwrap_err().contains("does not know"));
+    assert!(name(&reviews, "second").await.unwrap_err().contains("does not know"));
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_act_that_was_allowed_is_allowed_at_once_while_the_api_server_hangs() {
+    let script = Script::new();
+    let reviews = AccessReviews::new(script.cluster()).unwrap();
+    script.says(json!({ "allowed": true }));
+    let ann = user("ann");
+    let is_allowed = async || matches!(reviews.decide(&ann, &PULL).await, Ok(Decision::Allowed(_)));
+    assert!(is_allowed().await);
+    script.hangs(true);
+    tokio::time::sleep(Duration::from_secs(11)).await;
+    let (all, time) = taken(futures_util::future::join_all((0..100).map(|_| is_allowed()))).await;
+    assert!(all.into_iter().all(|is_allowed| is_allowed));
+    assert_eq!(time.as_secs(), 5);
+    for _ in 0..100 {
+        assert_eq!(taken(is_allowed()).await, (true, AT_ONCE));
+    }
+    let (decision, time) = taken(reviews.decide(&user("bob"), &PULL)).await;
+    assert_eq!((decision.is_err(), time.as_secs()), (true, 5));
+    script.hangs(false);
+    script.says(json!({ "allowed": false }));
+    tokio::time::sleep(Duration::from_secs(5)).await;
+    until(async || !is_allowed().await).await;
 }
 
 #[tokio::test(start_paused = true)]
