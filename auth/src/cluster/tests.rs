@@ -53,6 +53,8 @@ struct Script {
     /// It takes what is asked and says nothing, not even on watches that are open.
     hangs: AtomicBool,
     is_old: AtomicBool,
+    /// It says of each watch, once all is told, that it does not remember from where that goes on.
+    forgets: AtomicBool,
     /// The status of its answers to what is asked by POST, unless that is 0.
     refuses: AtomicU16,
     /// What happens to bindings while they are told for the first time.
@@ -168,6 +170,11 @@ impl Script {
             let metadata = json!({ "resourceVersion": "7", "annotations": annotations });
             let mark = json!({ "apiVersion": "v1", "kind": "X", "metadata": metadata });
             sender.try_send(json!({ "type": "BOOKMARK", "object": mark }).to_string() + "\n")?;
+        }
+        if self.forgets.load(Ordering::SeqCst) {
+            tokio::time::sleep(Duration::from_millis(100)).await;
+            let gone = json!({ "type": "ERROR", "object": { "code": 410, "message": "too old" } });
+            sender.try_send(gone.to_string() + "\n")?;
         }
         self.watches.lock().unwrap().insert(path, sender);
         let lines = stream::unfold(receiver, |mut receiver| async {
@@ -324,6 +331,39 @@ async fn a_connection_that_is_dead_without_saying_so_is_noticed() {
     assert_eq!(cluster.contact(), Contact::Current);
     tokio::time::sleep(Duration::from_secs(10)).await;
     assert!(matches!(cluster.contact(), Contact::Silent(_)));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_watch_that_is_not_begun_again_is_noticed_as_soon_as_one_that_is_dead() {
+    let script = Script::new();
+    let cluster = script.cluster();
+    let (_, watching) = WatchedAccounts::watch(&cluster);
+    let _running = running([&watching]);
+    until(async || cluster.contact() == Contact::Current).await;
+    // It ends as it should, and then nobody answers, although somebody listens.
+    tokio::time::sleep(Duration::from_secs(60)).await;
+    script.hangs(true);
+    script.watches.lock().unwrap().clear();
+    tokio::time::sleep(Duration::from_secs(9)).await;
+    assert_eq!(cluster.contact(), Contact::Current);
+    tokio::time::sleep(Duration::from_secs(2)).await;
+    assert!(matches!(cluster.contact(), Contact::Silent(_)));
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_api_server_that_forgets_at_once_what_it_told_is_not_stormed() {
+    for is_old in [false, true] {
+        let script = Script::in_which_ann_may_pull();
+        script.is_old.store(is_old, Ordering::SeqCst);
+        script.forgets.store(true, Ordering::SeqCst);
+        let (bindings, watching) = WatchedBindings::watch(&script.cluster()).unwrap();
+        let _running = running(&watching);
+        tokio::time::sleep(Duration::from_secs(60)).await;
+        assert_eq!(may_pull(&bindings, "ann").await, Some(true));
+        let beginning = if is_old { "?&limit=" } else { "sendInitialEvents" };
+        let lists = script.queries.lock().unwrap().iter().filter(|query| query.contains(beginning)).count();
+        assert!((5..=15).contains(&(lists / watching.len())), "{lists} in a minute");
+    }
 }
 
 /// Breaks when it is told of an account of a certain name.

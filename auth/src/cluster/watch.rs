@@ -35,6 +35,9 @@ const READ_AGAIN_AFTER: Duration = Duration::from_secs(300);
 /// How long an open watch may say nothing, not even that it ends: the connection is dead then.
 const SILENCE: Duration = Duration::from_secs(WATCH_SECONDS as u64 + 10);
 
+/// How long it may take to go on with a watch: an API server begins its answer before there is anything to tell.
+const OPENING: Duration = Duration::from_secs(10);
+
 /// The waiting between attempts, from the first to the longest.
 const BACKOFF: (Duration, Duration) = (Duration::from_millis(200), Duration::from_secs(10));
 
@@ -68,8 +71,11 @@ pub(super) async fn watch<L: Listener>(api: Api<L::Object>, listener: L, pulse: 
     let mut wait = BACKOFF.0;
     loop {
         match watch.follow().await {
-            Ok(()) => wait = BACKOFF.0,
-            // It happens to the best: what is known counts, and is read again.
+            Ok(()) => {
+                wait = BACKOFF.0;
+                continue;
+            }
+            // It happens to the best, and to all who watch at once: what is known counts, and is read again.
             Err(WatchError::Refused(status)) if status.code == GONE && watch.version.is_some() => {
                 watch.version = None;
             }
@@ -84,10 +90,10 @@ pub(super) async fn watch<L: Listener>(api: Api<L::Object>, listener: L, pulse: 
                     ?wait,
                     "watch failed"
                 );
-                tokio::time::sleep(wait.mul_f64(jitter())).await;
-                wait = (wait * 2).min(BACKOFF.1);
             }
         }
+        tokio::time::sleep(wait.mul_f64(jitter())).await;
+        wait = (wait * 2).min(BACKOFF.1);
     }
 }
 
@@ -117,7 +123,7 @@ enum WatchError {
     Refused(Box<kube::core::Status>),
     #[error("cannot reach the API server")]
     Failed(#[source] Box<kube::Error>),
-    #[error("the API server did not answer for {} s", SILENCE.as_secs())]
+    #[error("the API server says nothing")]
     Silent,
     #[error("the API server ended its list early")]
     Incomplete,
@@ -177,7 +183,9 @@ impl<L: Listener> Watch<L> {
     /// Hears what happens after `version` until the server ends it; without a version, what is there before that.
     async fn hear(&mut self, params: WatchParams, version: &str) -> Result<(), WatchError> {
         let params = params.timeout(WATCH_SECONDS);
-        let opened = timeout(SILENCE, self.api.watch(&params, version)).await;
+        // From the beginning it takes longer: everything may have to be read first.
+        let opening = if self.version.is_none() { SILENCE } else { OPENING };
+        let opened = timeout(opening, self.api.watch(&params, version)).await;
         let events = opened.map_err(|_| WatchError::Silent)??;
         let mut events = pin!(events);
         let began = Instant::now();
