@@ -12,7 +12,7 @@ use kube::Api;
 use kube::api::PostParams;
 use tokio::time::Instant;
 
-use crate::cluster::{Answer, Answers, Cluster, ClusterError, Lasting};
+use crate::cluster::{Answer, Answers, Cluster, ClusterError, Contact, Lasting};
 use crate::compact_token::CompactToken;
 use crate::keyed_hash::KeyedHash;
 use crate::service_account::{self, Account, Accounts};
@@ -69,11 +69,7 @@ impl TokenReviews {
         token: &Secret,
         known: &Authenticated,
     ) -> Result<Authenticated, AuthenticationError> {
-        // What is said to have been in the future, or before this machine was started, is asked again.
-        let age = known.confirmed.and_then(|at| self.clock.now().duration_since(at).ok());
-        let asked = age.and_then(|age| Instant::now().checked_sub(age));
-        let told = asked.map(|asked| Answer { value: Ok(Arc::clone(&known.identity)), asked });
-        let confirmed = self.review(token, told).await?;
+        let confirmed = self.review(token, Some(known)).await?;
         let is_the_same = |identity: &Identity| {
             (&identity.name, &identity.uid) == (&known.identity.name, &known.identity.uid)
         };
@@ -86,19 +82,24 @@ impl TokenReviews {
         Ok(Authenticated { expires, ..confirmed })
     }
 
-    /// Tells whose `token` is, and when it ends if it says so. One that is no service account's can be for the API server alone:
-    /// whoever makes those knows of no other audiences.
+    /// Tells whose `token` is, which the registry itself found to be that of `known`, and when it ends if it says so. One that is no
+    /// service account's can be for the API server alone: whoever makes those knows of no other audiences.
     async fn review(
         &self,
         token: &Secret,
-        told: Option<Answer<Verdict>>,
+        known: Option<&Authenticated>,
     ) -> Result<Authenticated, AuthenticationError> {
         let parsed = CompactToken::parse(token.expose()).ok();
         let of_account = parsed.as_ref().filter(|token| service_account::is_of_service_account(token));
         let audiences = if of_account.is_some() { self.rules.accepted_audiences() } else { Vec::new() };
         let question = self.key.of([token.expose()].into_iter().chain(audiences.iter().map(String::as_str)));
+        let is_proven =
+            |identity: &Identity| known.is_some() && of_account.is_some() && Account::of(identity).is_some();
         let lasting = |verdict: &Verdict| match verdict {
             Ok(identity) => match service_account::standing(&*self.accounts, identity) {
+                Standing::Current if is_proven(identity) => {
+                    Lasting { fresh: self.known_for, outage: self.proven_for() }
+                }
                 Standing::Current | Standing::Unknown => {
                     Lasting { fresh: self.known_for, outage: self.cluster.outage() }
                 }
@@ -107,6 +108,7 @@ impl TokenReviews {
             },
             Err(_) => Lasting { fresh: REFUSED_FOR, ..Lasting::NOT },
         };
+        let told = known.and_then(|known| self.told(known));
         let answer = self.answers.get(&question, told, lasting, || self.ask(token, &audiences)).await;
         let Answer { value, asked } =
             answer.map_err(|error| AuthenticationError::Unavailable(error.into()))?;
@@ -134,6 +136,24 @@ impl TokenReviews {
         }
         let confirmed = now.checked_sub(asked.elapsed()).unwrap_or(SystemTime::UNIX_EPOCH);
         Ok(Authenticated { identity, expires, confirmed: Some(confirmed) })
+    }
+
+    /// What is said to have been confirmed. If that was in the future, or before this machine was started, it is asked again.
+    fn told(&self, known: &Authenticated) -> Option<Answer<Verdict>> {
+        let age = self.clock.now().duration_since(known.confirmed?).ok()?;
+        let asked = Instant::now().checked_sub(age)?;
+        Some(Answer { value: Ok(Arc::clone(&known.identity)), asked })
+    }
+
+    /// How old an answer may be while nobody can be asked about a token that a known key signed for an account that is there.
+    /// Where nothing at all is heard of the cluster, that ends with the outage, and until then no answer that a token could still
+    /// have is too old: otherwise whoever does not log in each hour would be unknown from the first minute on.
+    fn proven_for(&self) -> Duration {
+        let outage = self.cluster.outage();
+        match self.cluster.contact() {
+            Contact::Silent(_) => outage.max(self.rules.max_age),
+            Contact::Current | Contact::Lost(_) => outage,
+        }
     }
 
     fn ask(

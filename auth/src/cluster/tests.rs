@@ -21,12 +21,12 @@ use tower::{BoxError, service_fn};
 
 use super::*;
 use crate::bindings::WatchedBindings;
-use crate::keys::tests::RSA;
+use crate::keys::tests::{RSA, key_set};
 use crate::{
-    AccessReviews, Account, Accounts, Attempts, Authenticated, AuthenticationError, Authenticator,
-    AuthenticatorOptions, Authenticators, Authorizer, Clock, Credential, Decision, Files, Identity,
-    RegistryTokenKeys, RegistryTokens, ResourceAttributes, Secret, Standing, TokenReviews, TokenRules,
-    WatchedAccounts,
+    AccessReviews, Account, Accounts, ApiServerTokens, Attempts, Authenticated, AuthenticationError,
+    Authenticator, AuthenticatorOptions, Authenticators, Authorizer, Clock, ConfirmedAccounts, Credential,
+    Decision, Files, Identity, Issuer, IssuerName, LEGACY_ISSUER, RegistryTokenKeys, RegistryTokens,
+    ResourceAttributes, Secret, ServiceAccounts, Standing, TokenReviews, TokenRules, WatchedAccounts,
 };
 
 const OUTAGE: Duration = Duration::from_secs(3600);
@@ -922,6 +922,94 @@ async fn an_act_that_was_allowed_is_allowed_at_once_while_the_api_server_hangs()
     script.says(json!({ "allowed": false }));
     tokio::time::sleep(Duration::from_secs(5)).await;
     until(async || !is_allowed().await).await;
+}
+
+/// What a Secret of an account holds: such a token does not end by itself.
+fn token_of_secret(secret: &str, account: &str, uid: &str) -> String {
+    let claims = json!({
+        "iss": LEGACY_ISSUER,
+        "sub": format!("system:serviceaccount:team:{account}"),
+        "kubernetes.io/serviceaccount/namespace": "team",
+        "kubernetes.io/serviceaccount/secret.name": secret,
+        "kubernetes.io/serviceaccount/service-account.name": account,
+        "kubernetes.io/serviceaccount/service-account.uid": uid,
+    });
+    RSA.token(&json!({ "alg": "RS256" }), &claims)
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_account_whose_token_was_good_today_is_known_when_the_api_server_falls_silent() {
+    const HOUR: Duration = Duration::from_secs(3600);
+    let script = Script::new();
+    script.has(ACCOUNTS, account("team", "robot", "7"));
+    script.has(ACCOUNTS, account("team", "deleted", "8"));
+    let cluster = script.cluster();
+    let (accounts, watching) = WatchedAccounts::watch(&cluster);
+    let accounts: Arc<dyn Accounts> = Arc::new(accounts);
+    let _running = running([&watching]);
+    let is_heard = async || cluster.contact() == Contact::Current;
+    let clock = Clock::new(|| SystemTime::UNIX_EPOCH + Duration::from_secs(NOW));
+    let mut rules = TokenRules::for_audiences(vec!["registry".to_owned()]);
+    rules.api_server = ApiServerTokens::For(vec!["https://kubernetes".to_owned()]);
+    let issuer = Issuer { name: IssuerName::Exactly(LEGACY_ISSUER.to_owned()), keys: key_set(&[&RSA]) };
+    let known = Some(Arc::clone(&accounts));
+    let verified = ServiceAccounts::new(vec![issuer], rules.clone(), known, clock.clone());
+    let reviews = TokenReviews::new(cluster.clone(), Arc::clone(&accounts), rules, KNOWN_FOR, clock);
+    let reviews = Arc::new(reviews.unwrap());
+    let confirmed = ConfirmedAccounts::new(verified, Arc::clone(&reviews));
+    let show = async |token: &str| match confirmed.identify(&Credential::Token(Secret::new(token))).await {
+        Ok(known) => known.expect("it is an account's").identity.uid.clone().unwrap(),
+        Err(AuthenticationError::Unavailable(_)) => "unavailable".to_owned(),
+        Err(_) => "rejected".to_owned(),
+    };
+    let says = |name: &str, uid: &str| {
+        let user = json!({ "username": format!("system:serviceaccount:team:{name}"), "uid": uid });
+        script.says(json!({ "authenticated": true, "user": user, "audiences": ["registry"] }));
+    };
+    let [used, revoked, old, unused] =
+        ["used", "revoked", "old", "unused"].map(|s| token_of_secret(s, "robot", "7"));
+    let deleted = token_of_secret("another", "deleted", "8");
+
+    until(is_heard).await;
+    says("deleted", "8");
+    assert_eq!(show(&deleted).await, "8");
+    says("robot", "7");
+    for token in [&old, &revoked] {
+        assert_eq!(show(token).await, "7");
+    }
+    tokio::time::sleep(20 * HOUR).await;
+    assert_eq!(show(&used).await, "7");
+    tokio::time::sleep(5 * HOUR).await;
+    until(is_heard).await;
+    script.says(json!({ "authenticated": false }));
+    assert_eq!(show(&revoked).await, "rejected");
+    script.tells(ACCOUNTS, "DELETED", account("team", "deleted", "8"));
+    let of_deleted = Account { namespace: "team", name: "deleted", uid: "8" };
+    until(async || accounts.standing(&of_deleted) == Standing::Gone).await;
+    script.refuses.store(503, Ordering::SeqCst);
+    assert_eq!(
+        show(&used).await,
+        "unavailable",
+        "the cluster is heard, and somebody keeps it from answering"
+    );
+
+    script.goes_away();
+    until(async || matches!(cluster.contact(), Contact::Silent(_))).await;
+    tokio::time::sleep(Duration::from_secs(10)).await;
+    for (token, is) in [
+        (&used, "7"),
+        (&revoked, "unavailable"),
+        (&old, "unavailable"),
+        (&unused, "unavailable"),
+        (&deleted, "rejected"),
+    ] {
+        assert_eq!(show(token).await, is);
+    }
+    assert_eq!(name(&reviews, &used).await, Err("unavailable".to_owned()), "no known key has signed it");
+    tokio::time::sleep(OUTAGE - Duration::from_secs(120)).await;
+    assert_eq!(show(&used).await, "7");
+    tokio::time::sleep(Duration::from_secs(240)).await;
+    assert_eq!(show(&used).await, "unavailable");
 }
 
 #[tokio::test(start_paused = true)]
