@@ -28,7 +28,7 @@ pub(crate) use self::watch::Listener;
 
 use self::contact::Contacts;
 use self::watch::watch;
-use crate::{FetchKeys, Upkeep};
+use crate::{FetchKeys, Secret, Upkeep};
 
 /// How long one question may take.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(5);
@@ -108,6 +108,14 @@ pub enum ClusterError {
     /// The question did not get there, or the answer not back.
     #[error("the API server cannot be asked")]
     Failed(#[source] Box<kube::Error>),
+    /// What it answered is none. Nothing of that is kept, since it may repeat the question.
+    #[error("the API server's answer cannot be read (line {line}, column {column})")]
+    Unreadable {
+        /// Where it ceases to make sense.
+        line: usize,
+        /// The place in that line.
+        column: usize,
+    },
     /// A fault of our own.
     #[error("the question broke off")]
     BrokeOff(#[source] JoinError),
@@ -117,17 +125,28 @@ impl From<kube::Error> for ClusterError {
     fn from(error: kube::Error) -> Self {
         match error {
             kube::Error::Api(status) => Self::Refused { code: status.code, message: status.message },
+            kube::Error::SerdeError(error) => Self::Unreadable { line: error.line(), column: error.column() },
             error => Self::Failed(Box::new(error)),
         }
     }
 }
 
 impl ClusterError {
+    /// The same, without a reason that quotes `secret`.
+    pub(crate) fn without(self, secret: &Secret) -> Self {
+        match self {
+            Self::Refused { code, message } if message.contains(secret.expose()) => {
+                Self::Refused { code, message: "its reason quotes what it was asked".to_owned() }
+            }
+            error => error,
+        }
+    }
+
     /// Whether another time may bring an answer. A refusal stands: whoever took a right away from the registry means it.
     pub(crate) fn is_outage(&self) -> bool {
         match self {
             Self::Refused { code, .. } => *code == 429 || *code >= 500,
-            Self::TimedOut | Self::Away | Self::Failed(_) => true,
+            Self::TimedOut | Self::Away | Self::Failed(_) | Self::Unreadable { .. } => true,
             Self::BrokeOff(_) => false,
         }
     }
@@ -228,9 +247,13 @@ impl Cluster {
         *self.last() = match &answer {
             Err(ClusterError::Failed(_)) => Last::Missed(Instant::now()),
             Err(ClusterError::TimedOut) => Last::Unanswered,
-            Ok(_) | Err(ClusterError::Refused { .. } | ClusterError::Away | ClusterError::BrokeOff(_)) => {
-                Last::Answered
-            }
+            Ok(_)
+            | Err(
+                ClusterError::Refused { .. }
+                | ClusterError::Unreadable { .. }
+                | ClusterError::Away
+                | ClusterError::BrokeOff(_),
+            ) => Last::Answered,
         };
         answer
     }

@@ -167,7 +167,8 @@ impl TokenReviews {
             let spec = TokenReviewSpec { token: Some(token.expose().to_owned()), audiences: named };
             let review = TokenReview { spec, ..TokenReview::default() };
             let api: Api<TokenReview> = Api::all(cluster.client());
-            let answer = cluster.ask(api.create(&PostParams::default(), &review)).await?;
+            let answer = cluster.ask(api.create(&PostParams::default(), &review)).await;
+            let answer = answer.map_err(|error| error.without(&token))?;
             Ok(verdict(answer.status.unwrap_or_default(), &audiences))
         }
     }

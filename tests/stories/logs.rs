@@ -6,6 +6,7 @@ use std::{
     time::Duration,
 };
 
+use axum::{Router, routing::post};
 use base64::{Engine as _, prelude::BASE64_STANDARD};
 use bytes::Bytes;
 use hyper::{Method, StatusCode};
@@ -14,7 +15,7 @@ use serde_json::{Value, json};
 use socket2::{Domain, Socket, Type};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
-    net::UnixStream,
+    net::{TcpListener, UnixStream},
     process::Command,
     time::timeout,
 };
@@ -227,5 +228,65 @@ async fn a_server_whose_log_nobody_reads_goes_on_answering_and_stops() {
             let lines: Vec<Value> = lines.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
             assert_eq!(lines.last().unwrap()["message"], "stopped");
         }
+    }
+}
+
+/// A token that is no JSON Web Token, so that it is the API server's to know.
+const OPAQUE: &str = "sha256~echoed-by-an-api-server-that-is-not-well";
+
+/// A file by which a registry finds an API server whose answers repeat the tokens that it was asked about.
+async fn echoing_api_server() -> tempfile::NamedTempFile {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    let echo = async |review: Bytes| {
+        let review: Value = serde_json::from_slice(&review).unwrap();
+        let token = review["spec"]["token"].clone();
+        let name = token.as_str().unwrap().rsplit_once('-').unwrap().1.to_owned();
+        let failure =
+            |message: &str| json!({ "kind": "Status", "status": "Failure", "code": 403, "message": message });
+        let (status, answer) = match name.as_str() {
+            "beside" => (StatusCode::CREATED, json!({ "spec": review["spec"], "status": "unclear" })),
+            "alone" => (StatusCode::CREATED, token),
+            "page" => (StatusCode::BAD_GATEWAY, json!([review])),
+            "reason" => (StatusCode::FORBIDDEN, failure(&format!("cannot judge {token}"))),
+            _ => (StatusCode::CREATED, json!({ "spec": review["spec"], "status": { "error": token } })),
+        };
+        (status, answer.to_string())
+    };
+    let router = Router::new().route("/apis/authentication.k8s.io/v1/tokenreviews", post(echo));
+    tokio::spawn(async move { axum::serve(listener, router).await });
+    let file = tempfile::NamedTempFile::new().unwrap();
+    let kubeconfig = json!({
+        "apiVersion": "v1", "kind": "Config", "current-context": "it",
+        "clusters": [{ "name": "it", "cluster": { "server": format!("http://{address}") } }],
+        "contexts": [{ "name": "it", "context": { "cluster": "it", "user": "it" } }],
+        "users": [{ "name": "it", "user": {} }],
+    });
+    serde_json::to_writer(&file, &kubeconfig).unwrap();
+    file
+}
+
+#[tokio::test]
+async fn an_api_server_that_repeats_a_token_has_it_in_no_log() {
+    let kubeconfig = echoing_api_server().await;
+    secrets::keep(OPAQUE);
+    // At the others nothing says when it is ready, and there is less of each.
+    for level in ["debug", "info"] {
+        let kubernetes = json!({ "kubeconfig": kubeconfig.path() });
+        let settings = json!({ "log": { "level": level }, "auth": { "kubernetes": kubernetes } });
+        let registry = TestRegistry::with(settings).await;
+        let someone = registry.user("someone");
+        for (how, status) in [
+            ("beside", StatusCode::SERVICE_UNAVAILABLE),
+            ("alone", StatusCode::SERVICE_UNAVAILABLE),
+            ("page", StatusCode::SERVICE_UNAVAILABLE),
+            ("reason", StatusCode::SERVICE_UNAVAILABLE),
+            ("error", StatusCode::UNAUTHORIZED),
+        ] {
+            let headers = [("authorization", &*format!("Bearer {OPAQUE}-{how}")), ("x-request-id", how)];
+            let answer = someone.ask(Method::GET, "/v2/", &headers, Bytes::new()).await;
+            assert_eq!(answer.status, status, "{how}: {answer:?}");
+        }
+        // What it printed is looked through when it ends.
     }
 }
