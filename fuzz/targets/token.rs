@@ -68,6 +68,12 @@ fuzz_target!(|text: &str| {
         let claims: serde_json::Value = serde_json::from_str(claims).expect("what was believed is JSON");
         assert_eq!(claims["sub"], *known.identity.name);
         assert!(known.expires.is_some() || claims["iss"] == LEGACY_ISSUER);
-        assert!(!registry.issue(&known, Some(&Secret::new(&*token))).is_ok_and(|given| given.token.expose().len() > 4096));
+        assert!(
+            !registry.issue(&known, Some(&Secret::new(&*token))).is_ok_and(|given| given
+                .token
+                .expose()
+                .len()
+                > 4096)
+        );
     }
 });
