@@ -229,14 +229,21 @@ pub enum Fault {
     Unavailable,
 }
 
+impl Fault {
+    /// What is wrong when an input or output call gives this error.
+    pub(crate) fn of(error: &io::Error) -> Self {
+        match error.kind() {
+            io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => Self::Full,
+            io::ErrorKind::PermissionDenied | io::ErrorKind::ReadOnlyFilesystem => Self::Denied,
+            _ => Self::Unavailable,
+        }
+    }
+}
+
 impl BackendError {
     /// An error that an input or output call gave, sorted by its kind.
     pub fn io(operation: &'static str, place: impl fmt::Display, source: io::Error) -> Self {
-        let fault = match source.kind() {
-            io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => Fault::Full,
-            io::ErrorKind::PermissionDenied | io::ErrorKind::ReadOnlyFilesystem => Fault::Denied,
-            _ => Fault::Unavailable,
-        };
+        let fault = Fault::of(&source);
         Self { operation, place: place.to_string(), fault, source: Some(Box::new(source)) }
     }
 

@@ -100,11 +100,7 @@ async fn a_disk_that_hangs_does_not_keep_a_server_from_stopping() {
                 .await
         }
     });
-    until(async || {
-        let metrics = alice.get("/metrics").await.expect(StatusCode::OK).body;
-        String::from_utf8_lossy(&metrics).contains("\nwharf_uploads_in_flight 1\n")
-    })
-    .await;
+    until(async || alice.metrics().await.contains("\nwharf_uploads_in_flight 1\n")).await;
     registry.ask_to_stop();
     registry.line_with("did not let finish").await;
     until(async || !Path::new(&format!("/proc/{id}/exe")).exists()).await;

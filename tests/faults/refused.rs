@@ -76,7 +76,7 @@ async fn a_full_disk_refuses_with_507_and_loses_nothing() {
     let filler = disk.path().join("filler");
     fs::write(&filler, vec![0; 16 * MIB]).unwrap_err();
     says(&alice, "ready\nnothing can be pushed: there is no space left\n").await;
-    assert!(metrics(&alice).await.contains("\nwharf_store_writable 0\n"));
+    assert!(alice.metrics().await.contains("\nwharf_store_writable 0\n"));
     registry.line_with("the store takes nothing").await;
     assert_eq!(alice.pull_manifest("team/app", "kept").await, kept.manifest);
     let registry = registry.restart().await;
@@ -87,7 +87,7 @@ async fn a_full_disk_refuses_with_507_and_loses_nothing() {
     fs::remove_file(filler).unwrap();
     alice.cancel(&upload).await.expect(StatusCode::NO_CONTENT);
     says(&alice, "ready\n").await;
-    assert!(metrics(&alice).await.contains("\nwharf_store_writable 1\n"));
+    assert!(alice.metrics().await.contains("\nwharf_store_writable 1\n"));
     alice.push("team/app", "after", &Image::of(vec![Layer::random(MIB)])).await;
 }
 
@@ -190,12 +190,12 @@ async fn a_read_only_mount_is_ready_in_read_only_mode_and_nothing_is_tried() {
     let bob = reading.user("bob");
     let looks = "wharf_backend_operation_duration_seconds_count{operation=\"probe\"} ";
     until(async || {
-        let metrics = metrics(&bob).await;
+        let metrics = bob.metrics().await;
         metrics.lines().any(|line| line.strip_prefix(looks).is_some_and(|count| count != "1"))
     })
     .await;
     assert_eq!(bob.get("/readyz").await.expect(StatusCode::OK).body, "ready\n");
-    let metrics = metrics(&bob).await;
+    let metrics = bob.metrics().await;
     assert!(!metrics.contains("store_writable") && !metrics.contains("probe_writing"), "{metrics}");
     assert_eq!(bob.pull_manifest("team/app", "1").await, image.manifest);
     assert_eq!(bob.pull("team/app", image.layers[0].digest()).await, image.layers[0]);
@@ -261,11 +261,6 @@ fn watched(folder: &Path) -> Value {
 /// Waits until a registry, which is ready all the time, says this of itself.
 async fn says(user: &User, words: &str) {
     until(async || user.get("/readyz").await.expect(StatusCode::OK).body == words).await;
-}
-
-async fn metrics(user: &User) -> String {
-    let answer = user.get("/metrics").await.expect(StatusCode::OK);
-    String::from_utf8(answer.body.to_vec()).unwrap()
 }
 
 #[tokio::test]

@@ -129,6 +129,12 @@ impl User {
         self.ask(Method::GET, path, &[], Bytes::new()).await
     }
 
+    /// What the registry tells in numbers, if it was told to.
+    pub(crate) async fn metrics(&self) -> String {
+        let answer = self.get("/metrics").await.expect(StatusCode::OK);
+        String::from_utf8(answer.body.to_vec()).unwrap()
+    }
+
     /// Asks whether something is there.
     pub(crate) async fn head(&self, path: &str) -> Answer {
         self.ask(Method::HEAD, path, &[], Bytes::new()).await

@@ -42,8 +42,7 @@ impl Asking<'_> {
 
 /// The sum of a metric's rows.
 pub(crate) async fn metric(user: &User, name: &str) -> f64 {
-    let metrics = user.get("/metrics").await.expect(StatusCode::OK);
-    let text = String::from_utf8(metrics.body.to_vec()).unwrap();
+    let text = user.metrics().await;
     let rows = text.lines().filter_map(|line| line.strip_prefix(name)?.rsplit_once(' '));
     let rows: Vec<f64> = rows.map(|(_, value)| value.parse().unwrap()).collect();
     assert!(!rows.is_empty(), "there is no {name}");

@@ -70,11 +70,7 @@ async fn begin_to_send(registry: &TestRegistry, upload: &Upload, layer: &Layer, 
     let received =
         "wharf_http_received_bytes_total{route=\"/v2/{name}/blobs/uploads/{uuid}\",method=\"PATCH\"} ";
     let received = format!("{received}{size}\n");
-    until(async || {
-        let metrics = registry.user("alice").get("/metrics").await.expect(StatusCode::OK).body;
-        String::from_utf8_lossy(&metrics).contains(&received)
-    })
-    .await;
+    until(async || registry.user("alice").metrics().await.contains(&received)).await;
     connection
 }
 

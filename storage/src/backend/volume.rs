@@ -94,10 +94,6 @@ pub enum VolumeError {
     },
 }
 
-fn is_full(error: &io::Error) -> bool {
-    matches!(error.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded)
-}
-
 impl Volume {
     /// Opens the folder `root`, which is made if its parent exists, and makes sure that it can be used as `options` say. Blocks.
     ///
@@ -129,7 +125,7 @@ impl Volume {
             files.sync_way_to(&staging).map_err(|error| VolumeError::of("sync", &staging, error))?;
             match files.probe_writing() {
                 // What is there can be pulled.
-                Err(error) if is_full(&error) => {
+                Err(error) if Fault::of(&error) == Fault::Full => {
                     tracing::warn!(folder = %staging.display(), "there is no space left")
                 }
                 written => written.map_err(|error| VolumeError::of("write to", &staging, error))?,
