@@ -154,8 +154,7 @@ impl Policy {
 
     /// Forgets a binding.
     pub fn remove_binding(&mut self, namespace: Option<&str>, name: &str) {
-        self.unbind(namespace, &label(namespace, name));
-        self.forget_if_empty(namespace);
+        Binding::remove(self, &(namespace.map(Arc::from), label(namespace, name).into()));
     }
 
     /// The scope may be empty afterwards.
