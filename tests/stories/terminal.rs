@@ -10,7 +10,9 @@ async fn a_person_at_a_terminal_reads_what_to_do_and_stops_it_with_a_key() {
     let folder = tempfile::tempdir().unwrap();
     let (keyboard, mut keys) = pipe().unwrap();
     let mut command = Command::new(script);
-    command.args(["--quiet", "--return", "--command", &format!("{} serve", wharf::path().display())]);
+    // Some shells keep themselves between the terminal and the server, and the key ends them as well.
+    let serve = format!("exec {} serve", wharf::path().display());
+    command.args(["--quiet", "--return", "--command", &serve]);
     command.arg("/dev/null").current_dir(folder.path()).env("REGISTRY_HTTP_ADDR", "127.0.0.1:0");
     command.stdin(keyboard);
     let (terminal, address) = Process::start(command, address_in).await;
