@@ -142,7 +142,7 @@ fn poll_placeholder(
         *arriving = page_cache::bring_in(file, after.start, after.end - after.start);
         *resident_until = after.end;
     }
-    Poll::Ready(queue.push(Arc::clone(file), part.start, length_of(&part)))
+    Poll::Ready(queue.push(Arc::clone(file), part.start, length_of(&part), after.is_empty()))
 }
 
 /// Gives the next bytes read, and keeps further reads under way.
@@ -337,10 +337,11 @@ mod tests {
 
     #[tokio::test]
     async fn every_size_and_range_arrives_as_it_is_in_the_file() {
-        let content = content(3 * MIB + 7);
+        const PART: usize = PLACEHOLDER_BYTES;
+        let content = content(2 * PART + 7);
         let file = file_with(&content);
         let length = content.len();
-        let edges = [0, 1, 4095, 4096, 65_537, 256 * 1024, MIB - 1, MIB, MIB + 1, 2 * MIB, 3 * MIB, length];
+        let edges = [0, 1, 4095, 4096, 65_537, READ_BYTES, PART - 1, PART, PART + 1, 2 * PART, length];
         for by in [By::Sendfile, By::Reading] {
             let (mut client, _server) = serve(&file, by).await;
             for (from, to) in edges.iter().flat_map(|from| edges.iter().map(move |to| (*from, *to))) {
