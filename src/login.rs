@@ -161,9 +161,7 @@ impl Login {
             _ => return Err(ApiError::MethodNotAllowed { allow: "GET, HEAD, POST".to_owned() }),
         };
         let (known, shown) = match shown {
-            Shown::Nothing => {
-                (Authenticated { identity: Arc::clone(&ANONYMOUS), expires: None, confirmed: None }, None)
-            }
+            Shown::Nothing => (Authenticated::new(Arc::clone(&ANONYMOUS)), None),
             Shown::Credential(credential) => {
                 (self.known_for_token(&request, &credential).await?, credential.token().cloned())
             }

@@ -7,9 +7,9 @@ use std::time::Duration;
 use auth::bindings::{Folder, WatchedBindings};
 use auth::{
     AccessReviews, Accounts, AnyUser, ApiServerTokens, Attempts, Authenticator, AuthenticatorOptions,
-    Authenticators, Authorizer, Clock, Cluster, ConfirmedAccounts, Files, Htpasswd, Issuer, IssuerName,
-    KeySet, PublishedKeys, RegistryTokenKeys, RegistryTokens, ServiceAccounts, TokenReviews, TokenRules,
-    TokensFile, Upkeep, WatchedAccounts,
+    Authenticators, Authorizer, Clock, Cluster, ConfirmedAccounts, FileError, Files, Htpasswd, Issuer,
+    IssuerName, KeySet, PublishedKeys, RegistryTokenKeys, RegistryTokens, ServiceAccounts, TokenReviews,
+    TokenRules, TokensFile, Upkeep, UserFile, WatchedAccounts,
 };
 use http::Uri;
 
@@ -133,9 +133,10 @@ impl Logins {
             }
             _ => None,
         };
+        let user_files = user_files(settings, &files)?;
         let lifetime = settings.token_lifetime;
-        let tokens =
-            Arc::new(RegistryTokens::new(token_keys, audience, lifetime, reviews.clone(), clock.clone()));
+        let tokens = RegistryTokens::new(token_keys, audience, lifetime, reviews.clone(), clock.clone());
+        let tokens = Arc::new(tokens.with_users_of(user_files.clone()));
         let issuers = issuers(settings, authority.cluster(), &files)?;
         let verified = ServiceAccounts::new(issuers, rules, None, clock);
         let of_accounts: Arc<dyn Authenticator> = match &reviews {
@@ -152,13 +153,8 @@ impl Logins {
                 Certificates::NameUsers
             }
         };
-        if let Some(path) = &settings.tokens {
-            let known = Arc::new(TokensFile::read(path, &files)?);
-            authenticators = authenticators.then(known, Attempts::Limited);
-        }
-        if let Some(path) = &settings.htpasswd {
-            let users = Arc::new(Htpasswd::read(path, &files)?);
-            authenticators = authenticators.then(users, Attempts::Limited);
+        for file in user_files {
+            authenticators = authenticators.then(file, Attempts::Limited);
         }
         // Behind those, so that none of their passwords is sent to the cluster.
         if let Some(reviews) = reviews {
@@ -171,6 +167,18 @@ impl Logins {
         upkeep.push(files.upkeep());
         Ok(Self { login, authorizer, cluster: authority.cluster().cloned(), upkeep })
     }
+}
+
+/// The files that name users, in the order in which they are asked.
+fn user_files(settings: &config::Login, files: &Files) -> Result<Vec<Arc<dyn UserFile>>, FileError> {
+    let mut user_files: Vec<Arc<dyn UserFile>> = Vec::new();
+    if let Some(path) = &settings.tokens {
+        user_files.push(Arc::new(TokensFile::read(path, files)?));
+    }
+    if let Some(path) = &settings.htpasswd {
+        user_files.push(Arc::new(Htpasswd::read(path, files)?));
+    }
+    Ok(user_files)
 }
 
 const TOKENS_OF_THE_API_SERVER: &str =

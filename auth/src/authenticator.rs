@@ -6,7 +6,7 @@ use std::time::{Duration, SystemTime};
 
 use async_trait::async_trait;
 
-use crate::{Credential, Identity};
+use crate::{Credential, EntryDigest, Identity};
 
 /// Knows some kind of credential.
 #[async_trait]
@@ -28,6 +28,15 @@ pub struct Authenticated {
     pub expires: Option<SystemTime>,
     /// When a cluster confirmed it, if one has to do so again and again. Whatever stands for this credential has to be, too.
     pub confirmed: Option<SystemTime>,
+    /// Which entry of a [`crate::UserFile`] says so, if one does. Whatever stands for this credential is good while it is there.
+    pub entry: Option<EntryDigest>,
+}
+
+impl Authenticated {
+    /// Whoever is known by what neither ends by itself nor is asked about again.
+    pub fn new(identity: Arc<Identity>) -> Self {
+        Self { identity, expires: None, confirmed: None, entry: None }
+    }
 }
 
 /// Why it is not known who shows a credential.

@@ -31,7 +31,7 @@ impl Authenticator for Certificates {
         let groups = organizations.iter().filter(|group| !group.is_empty() && !is_reserved(group));
         let identity =
             Identity { name: common_name.clone(), groups: groups.cloned().collect(), ..Identity::default() };
-        Ok(Some(Authenticated { identity: Arc::new(identity), expires: None, confirmed: None }))
+        Ok(Some(Authenticated::new(Arc::new(identity))))
     }
 }
 

@@ -15,7 +15,9 @@ use tokio::sync::Semaphore;
 use crate::compact_token::CompactToken;
 use crate::files::{FileError, Files, Watched};
 use crate::identity::is_reserved;
-use crate::{Authenticated, AuthenticationError, Authenticator, Credential, Identity, Secret};
+use crate::{
+    Authenticated, AuthenticationError, Authenticator, Credential, EntryDigest, Identity, Secret, UserFile,
+};
 
 /// The longest password that is looked at, in bytes. bcrypt reads the first 72.
 const MAX_PASSWORD_BYTES: usize = 1024;
@@ -63,14 +65,24 @@ impl Authenticator for Htpasswd {
         let (users, name, password) = (self.users.current(), user.clone(), password.clone());
         let checked = tokio::task::spawn_blocking(move || {
             let _turn = turn;
-            users.has(&name, &password)
+            users.entry(&name, &password)
         });
-        if !checked.await.map_err(|panicked| unavailable(panicked.into()))? {
-            return Ok(None);
-        }
-        let identity = Identity { name: user.clone(), ..Identity::default() };
-        Ok(Some(Authenticated { identity: Arc::new(identity), expires: None, confirmed: None }))
+        let entry = checked.await.map_err(|panicked| unavailable(panicked.into()))?;
+        Ok(entry.map(|entry| Authenticated { entry: Some(entry), ..Authenticated::new(named(user)) }))
     }
+}
+
+impl UserFile for Htpasswd {
+    fn current(&self, user: &Identity, entry: &EntryDigest) -> Option<Arc<Identity>> {
+        let users = self.users.current();
+        let hash = users.hashes.get(&user.name)?;
+        (EntryDigest::of(hash.expose()) == *entry).then(|| named(&user.name))
+    }
+}
+
+/// Nothing but a name is known of a user here.
+fn named(user: &str) -> Arc<Identity> {
+    Arc::new(Identity { name: user.to_owned(), ..Identity::default() })
 }
 
 impl Users {
@@ -115,13 +127,15 @@ impl Users {
         Ok(Self { hashes, of_nobody })
     }
 
-    /// Takes as long for whoever does not exist as for everybody else, if all hashes have the same cost.
-    fn has(&self, user: &str, password: &Secret) -> bool {
+    /// The entry of `user`, if the password is theirs. Takes as long for whoever does not exist as for everybody else, if all
+    /// hashes have the same cost.
+    fn entry(&self, user: &str, password: &Secret) -> Option<EntryDigest> {
         let (hash, exists) = match self.hashes.get(user) {
             Some(hash) => (hash, true),
             None => (&self.of_nobody, false),
         };
-        bcrypt::verify(password.expose(), hash.expose()).unwrap_or(false) && exists
+        let is_theirs = bcrypt::verify(password.expose(), hash.expose()).unwrap_or(false) && exists;
+        is_theirs.then(|| EntryDigest::of(hash.expose()))
     }
 }
 
@@ -197,7 +211,7 @@ mod tests {
         for dialect in ["2a", "2b", "2y"] {
             let hash = format!("${dialect}$05$abcdefghijklmnopqrstuuA0vov2GDneHB3.8.cv9UF9g.RdvScIW");
             let users = Users::parse(format!("alice:{hash}").as_bytes()).unwrap();
-            assert!(users.has("alice", &Secret::new("wonderland")), "{dialect}");
+            assert!(users.entry("alice", &Secret::new("wonderland")).is_some(), "{dialect}");
         }
     }
 
@@ -220,7 +234,7 @@ mod tests {
         let shortest = |user: &str| {
             let once = || {
                 let began = Instant::now();
-                assert!(!users.has(user, &Secret::new("guess")));
+                assert!(users.entry(user, &Secret::new("guess")).is_none());
                 began.elapsed()
             };
             (0..7).map(|_| once()).min().unwrap()
@@ -229,7 +243,7 @@ mod tests {
         assert!(unknown > known / 2 && known > unknown / 2, "{known:?} and {unknown:?}");
         // Nor would the password of nobody, if there were one, let anybody in.
         let users = Users { hashes: HashMap::new(), of_nobody: Secret::new(ALICE) };
-        assert!(!users.has("mallory", &Secret::new("wonderland")));
+        assert!(users.entry("mallory", &Secret::new("wonderland")).is_none());
     }
 
     #[test]

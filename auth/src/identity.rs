@@ -52,6 +52,11 @@ impl Identity {
         }
     }
 
+    /// Whether both are the same user, whatever groups they are in.
+    pub(crate) fn is_same_user_as(&self, other: &Self) -> bool {
+        (&self.name, &self.uid) == (&other.name, &other.uid)
+    }
+
     /// Whether it is nobody in particular, who may become somebody by logging in.
     pub fn is_anonymous(&self) -> bool {
         self.name == ANONYMOUS

@@ -27,6 +27,7 @@ mod strict_json;
 mod token_review;
 mod tokens_file;
 mod upkeep;
+mod user_file;
 
 pub use access_review::AccessReviews;
 pub use attributes::ResourceAttributes;
@@ -52,3 +53,4 @@ pub use service_account::{
 pub use token_review::{ConfirmedAccounts, TokenReviews};
 pub use tokens_file::TokensFile;
 pub use upkeep::Upkeep;
+pub use user_file::{EntryDigest, UserFile};

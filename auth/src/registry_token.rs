@@ -6,6 +6,9 @@
 //!
 //! A pod or Secret may go long before such a token ends. Whoever was confirmed by a cluster therefore has in it the token that they
 //! showed, sealed, and when that was confirmed: so each replica can have it confirmed again, and need not before it is time to.
+//!
+//! A user of a file may be taken out of it. Theirs names the entry that it was given for, and what else the file says of them is
+//! looked up there at each use.
 
 mod keys;
 
@@ -21,8 +24,8 @@ use serde::{Deserialize, Serialize};
 pub use self::keys::RegistryTokenKeys;
 
 use crate::{
-    Account, Authenticated, AuthenticationError, Authenticator, Clock, Credential, Identity, NoRandomness,
-    Secret, TokenReviews,
+    Account, Authenticated, AuthenticationError, Authenticator, Clock, Credential, EntryDigest, Identity,
+    NoRandomness, Secret, TokenReviews, UserFile,
 };
 
 const PREFIX: &str = "wharf.";
@@ -43,6 +46,7 @@ pub struct RegistryTokens {
     audience: String,
     lifetime: Duration,
     reviews: Option<Arc<TokenReviews>>,
+    user_files: Vec<Arc<dyn UserFile>>,
     clock: Clock,
 }
 
@@ -83,7 +87,14 @@ impl RegistryTokens {
         reviews: Option<Arc<TokenReviews>>,
         clock: Clock,
     ) -> Self {
-        Self { keys, audience, lifetime: lifetime.max(MIN_LIFETIME), reviews, clock }
+        Self { keys, audience, lifetime: lifetime.max(MIN_LIFETIME), reviews, user_files: Vec::new(), clock }
+    }
+
+    /// Those of the users of these files, too, who are known by no others.
+    #[must_use]
+    pub fn with_users_of(mut self, files: Vec<Arc<dyn UserFile>>) -> Self {
+        self.user_files = files;
+        self
     }
 
     /// Whether `text` claims to be such a token, good or not. One is never a credential that another is given for.
@@ -114,7 +125,7 @@ impl RegistryTokens {
             }),
             (Some(_), None) => return Err(IssueError::Unconfirmable),
         };
-        let claims = Claims::of(&known.identity, &self.audience, expires, confirmed);
+        let claims = Claims::of(known, &self.audience, expires, confirmed);
         let claims = serde_json::to_vec(&claims).map_err(|_| IssueError::TooLarge)?;
         let token = format!("{PREFIX}{}", BASE64_URL_SAFE_NO_PAD.encode(self.keys.seal(claims)?));
         if token.len() > MAX_BYTES {
@@ -140,12 +151,19 @@ impl RegistryTokens {
         if expires <= self.clock.now() {
             return Err(Expired);
         }
-        let (identity, confirmed) = claims.identity();
-        let (confirmed, token) = match confirmed {
+        let (confirmed, token) = match claims.confirmed {
             Some(Confirmed { at, token }) => (Some(time(at).ok_or(Malformed)?), Some(Secret::new(token))),
             None => (None, None),
         };
-        Ok((Authenticated { identity: Arc::new(identity), expires: Some(expires), confirmed }, token))
+        let Claims { sub, uid, groups, extra, entry, .. } = claims;
+        let identity = Arc::new(Identity { name: sub, uid, groups, extra });
+        Ok((Authenticated { identity, expires: Some(expires), confirmed, entry }, token))
+    }
+
+    /// What the files now say of `user`, who was known by `entry`.
+    fn current(&self, user: &Identity, entry: &EntryDigest) -> Result<Arc<Identity>, RegistryTokenError> {
+        let found = self.user_files.iter().find_map(|file| file.current(user, entry));
+        found.ok_or(RegistryTokenError::Removed)
     }
 }
 
@@ -162,7 +180,10 @@ impl Authenticator for RegistryTokens {
             | Credential::Certificate { .. }
             | Credential::Unreadable(_) => return Ok(None),
         };
-        let (known, token) = self.open(text)?;
+        let (mut known, token) = self.open(text)?;
+        if let Some(entry) = &known.entry {
+            known.identity = self.current(&known.identity, entry)?;
+        }
         match (token, &self.reviews) {
             (Some(token), Some(reviews)) => reviews.confirm(&token, &known).await.map(Some),
             (None, Some(_)) if Account::of(&known.identity).is_none() => Ok(Some(known)),
@@ -187,6 +208,8 @@ enum RegistryTokenError {
     Password,
     #[error("the registry's token was given where it is asked of others who somebody is")]
     Elsewhere,
+    #[error("whom the registry gave its token is not in the file any more, or has another password or token")]
+    Removed,
 }
 
 impl From<RegistryTokenError> for AuthenticationError {
@@ -212,6 +235,8 @@ struct Claims {
     extra: BTreeMap<String, Vec<String>>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     confirmed: Option<Confirmed>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    entry: Option<EntryDigest>,
 }
 
 /// What a cluster confirmed.
@@ -225,15 +250,15 @@ struct Confirmed {
 }
 
 impl Claims {
-    fn of(identity: &Identity, audience: &str, expires: u64, confirmed: Option<Confirmed>) -> Self {
-        let Identity { name, uid, groups, extra } = identity.clone();
+    fn of(known: &Authenticated, audience: &str, expires: u64, confirmed: Option<Confirmed>) -> Self {
+        let Identity { name, uid, mut groups, mut extra } = Identity::clone(&known.identity);
+        if known.entry.is_some() {
+            // The file says it.
+            groups.clear();
+            extra.clear();
+        }
         let (iss, aud) = (ISSUER.to_owned(), audience.to_owned());
-        Self { iss, aud, exp: expires, sub: name, uid, groups, extra, confirmed }
-    }
-
-    fn identity(self) -> (Identity, Option<Confirmed>) {
-        let Self { sub, uid, groups, extra, confirmed, .. } = self;
-        (Identity { name: sub, uid, groups, extra }, confirmed)
+        Self { iss, aud, exp: expires, sub: name, uid, groups, extra, confirmed, entry: known.entry }
     }
 }
 
@@ -265,7 +290,7 @@ mod tests {
     }
 
     fn known(identity: Identity, expires: Option<u64>) -> Authenticated {
-        Authenticated { identity: Arc::new(identity), expires: expires.and_then(time), confirmed: None }
+        Authenticated { expires: expires.and_then(time), ..Authenticated::new(Arc::new(identity)) }
     }
 
     /// A registry whose clock can be set.
@@ -405,6 +430,8 @@ mod tests {
             (made(&more(r#""confirmed":{"at":1}"#)), Malformed),
             (made(&more(r#""confirmed":{"at":1,"token":"a","for":"b"}"#)), Malformed),
             (made(&more(r#""sub":"b""#)), Malformed),
+            (made(&more(r#""entry":"AAAA""#)), Malformed),
+            (made(&more(r#""entry":"not base64""#)), Malformed),
             (made(&ours.replace(&(NOW + 1).to_string(), "1e300")), Malformed),
             (made(&ours.replace(&(NOW + 1).to_string(), &u64::MAX.to_string())), Malformed),
             (made("[]"), Malformed),

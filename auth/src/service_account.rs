@@ -277,7 +277,7 @@ impl ServiceAccounts {
         self.rules.accept_audiences(&claims.audiences)?;
         let identity = Arc::new(Subject::read(&token.claims, &claims)?.identity());
         ensure_current(self.accounts.as_deref(), &identity)?;
-        Ok(Some(Authenticated { identity, expires, confirmed: None }))
+        Ok(Some(Authenticated { expires, ..Authenticated::new(identity) }))
     }
 }
 

@@ -70,10 +70,7 @@ impl TokenReviews {
         known: &Authenticated,
     ) -> Result<Authenticated, AuthenticationError> {
         let confirmed = self.review(token, Some(known)).await?;
-        let is_the_same = |identity: &Identity| {
-            (&identity.name, &identity.uid) == (&known.identity.name, &known.identity.uid)
-        };
-        if !is_the_same(&confirmed.identity) {
+        if !confirmed.identity.is_same_user_as(&known.identity) {
             return Err(AuthenticationError::Rejected(
                 "the API server says that the token is another's".to_owned(),
             ));
@@ -135,7 +132,7 @@ impl TokenReviews {
             return Err(TokenError::Expired.into());
         }
         let confirmed = now.checked_sub(asked.elapsed()).unwrap_or(SystemTime::UNIX_EPOCH);
-        Ok(Authenticated { identity, expires, confirmed: Some(confirmed) })
+        Ok(Authenticated { expires, confirmed: Some(confirmed), ..Authenticated::new(identity) })
     }
 
     /// What is said to have been confirmed. If that was in the future, or before this machine was started, it is asked again.

@@ -9,12 +9,11 @@ use std::path::Path;
 use std::sync::Arc;
 
 use async_trait::async_trait;
-use aws_lc_rs::digest::{SHA256, digest};
 use serde::Deserialize;
 
 use crate::files::{FileError, Files, Watched};
 use crate::identity::is_reserved;
-use crate::{Authenticated, AuthenticationError, Authenticator, Credential, Identity};
+use crate::{Authenticated, AuthenticationError, Authenticator, Credential, EntryDigest, Identity, UserFile};
 
 /// Knows the tokens of a file such as this:
 ///
@@ -30,7 +29,7 @@ use crate::{Authenticated, AuthenticationError, Authenticator, Credential, Ident
 #[derive(Debug)]
 pub struct TokensFile(Watched<Tokens>);
 
-type Tokens = HashMap<[u8; 32], Arc<Identity>>;
+type Tokens = HashMap<EntryDigest, Arc<Identity>>;
 
 impl TokensFile {
     /// Reads the file, and again when it changes. Blocks: this is for the start.
@@ -46,13 +45,15 @@ impl TokensFile {
 impl Authenticator for TokensFile {
     async fn identify(&self, credential: &Credential) -> Result<Option<Authenticated>, AuthenticationError> {
         let Some(token) = credential.token() else { return Ok(None) };
-        let tokens = self.0.current();
-        let identity = tokens.get(digest(&SHA256, token.expose().as_bytes()).as_ref());
-        Ok(identity.map(|identity| Authenticated {
-            identity: Arc::clone(identity),
-            expires: None,
-            confirmed: None,
-        }))
+        let entry = EntryDigest::of(token.expose());
+        let identity = self.0.current().get(&entry).cloned();
+        Ok(identity.map(|identity| Authenticated { entry: Some(entry), ..Authenticated::new(identity) }))
+    }
+}
+
+impl UserFile for TokensFile {
+    fn current(&self, user: &Identity, entry: &EntryDigest) -> Option<Arc<Identity>> {
+        self.0.current().get(entry).filter(|current| current.is_same_user_as(user)).cloned()
     }
 }
 
@@ -100,7 +101,7 @@ fn parse(contents: &[u8]) -> Result<Tokens, String> {
     Ok(tokens)
 }
 
-fn hash(text: &str) -> Option<[u8; 32]> {
+fn hash(text: &str) -> Option<EntryDigest> {
     let nibble = |byte: u8| char::from(byte).to_digit(16).and_then(|digit| u8::try_from(digit).ok());
     let mut hash = [0; 32];
     if text.len() != 2 * hash.len() {
@@ -109,7 +110,7 @@ fn hash(text: &str) -> Option<[u8; 32]> {
     for (byte, pair) in hash.iter_mut().zip(text.as_bytes().chunks(2)) {
         *byte = nibble(pair[0])? << 4 | nibble(pair[1])?;
     }
-    Some(hash)
+    Some(EntryDigest(hash))
 }
 
 #[cfg(test)]
@@ -129,7 +130,7 @@ mod tests {
     }
 
     fn hex_of(text: &str) -> String {
-        digest(&SHA256, text.as_bytes()).as_ref().iter().map(|byte| format!("{byte:02x}")).collect()
+        EntryDigest::of(text).0.iter().map(|byte| format!("{byte:02x}")).collect()
     }
 
     #[tokio::test]
@@ -151,7 +152,8 @@ mod tests {
             groups: vec!["developers".to_owned(), "testers".to_owned()],
             extra: [("example.com/team".to_owned(), vec!["blue".to_owned()])].into(),
         };
-        assert_eq!(alice, Authenticated { identity: Arc::new(identity), expires: None, confirmed: None });
+        let entry = Some(EntryDigest::of("secret"));
+        assert_eq!(alice, Authenticated { entry, ..Authenticated::new(Arc::new(identity)) });
         let password =
             |user: &str| Credential::Password { user: user.to_owned(), password: Secret::new("bobs") };
         assert_eq!(name_of(&file, password("anything")).await.as_deref(), Some("bob"));

@@ -57,7 +57,7 @@ impl Authenticator for Scripted {
         match answer {
             Answer::NotMine => Ok(None),
             Answer::Is(identity, expires) => {
-                Ok(Some(Authenticated { identity: Arc::new(identity), expires, confirmed: None }))
+                Ok(Some(Authenticated { expires, ..Authenticated::new(Arc::new(identity)) }))
             }
             Answer::Rejected => Err(rejected("it is wrong")),
             Answer::Unavailable => Err(AuthenticationError::Unavailable("connection refused".into())),

@@ -770,7 +770,7 @@ async fn a_token_of_the_registry_is_good_where_the_same_is_asked_as_where_it_was
     let alone = RegistryTokens::new(keys, "registry".to_owned(), minutes, None, clock);
     let robot = Identity::named("system:serviceaccount:team:robot", vec![]);
     for (identity, is_good) in [(robot, false), (user("ann"), true)] {
-        let known = Authenticated { identity: Arc::new(identity), expires: None, confirmed: None };
+        let known = Authenticated::new(Arc::new(identity));
         let given = Credential::Token(alone.issue(&known, None).unwrap().token);
         assert!(alone.identify(&given).await.is_ok());
         assert_eq!(asking.1.identify(&given).await.is_ok(), is_good);
