@@ -122,7 +122,8 @@ impl Logins {
         };
         let audience =
             realm.as_ref().and_then(Uri::authority).map_or("wharf", |host| host.as_str()).to_owned();
-        let mut authenticators = Authenticators::new(&AuthenticatorOptions::default(), clock.clone())?;
+        let mut authenticators = Authenticators::new(&AuthenticatorOptions::default(), clock.clone())?
+            .as_long_as_unchanged(&files);
         let rules = rules(settings, authority.cluster());
         let reviews = match (authority, accounts) {
             (Authority::Cluster(cluster, wanted), Some(accounts)) => {

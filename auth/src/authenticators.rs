@@ -15,8 +15,8 @@ use self::verdicts::{Looked, Verdict, Verdicts};
 use crate::compact_token::{CompactToken, MAX_TOKEN_BYTES};
 use crate::service_account::standing;
 use crate::{
-    Accounts, Authenticated, AuthenticationError, Authenticator, Clock, Credential, RegistryTokens, Standing,
-    TokenError,
+    Accounts, Authenticated, AuthenticationError, Authenticator, Clock, Credential, Files, RegistryTokens,
+    Standing, TokenError,
 };
 
 /// Tells who shows a credential.
@@ -40,7 +40,8 @@ pub enum Attempts {
 /// What is remembered, and for how long; how much guessing is allowed.
 #[derive(Clone, Copy, Debug)]
 pub struct AuthenticatorOptions {
-    /// How long a good credential is not looked at again; what changes in the meantime takes effect after it.
+    /// How long a good credential is not looked at again; what changes in the meantime takes effect after it, unless it is a
+    /// file's contents.
     pub known_for: Duration,
     /// How long one that is not good is not looked at again.
     pub rejected_for: Duration,
@@ -76,6 +77,13 @@ impl Authenticators {
     #[must_use]
     pub fn as_long_as_in(mut self, accounts: Arc<dyn Accounts>) -> Self {
         self.accounts = Some(accounts);
+        self
+    }
+
+    /// Has nothing of what is remembered count any longer once one of `files` says something new.
+    #[must_use]
+    pub fn as_long_as_unchanged(mut self, files: &Files) -> Self {
+        self.verdicts.depend_on(files);
         self
     }
 

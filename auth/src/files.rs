@@ -5,6 +5,7 @@ use std::fmt;
 use std::io::{self, Read as _};
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::time::Duration;
 
@@ -39,7 +40,21 @@ pub enum FileError {
 
 /// All files that who and may they rest on.
 #[derive(Debug, Default)]
-pub struct Files(Mutex<Vec<Arc<dyn Reread>>>);
+pub struct Files {
+    watched: Mutex<Vec<Arc<dyn Reread>>>,
+    changes: Changes,
+}
+
+/// How many times any of the files said something new.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Changes(Arc<AtomicU64>);
+
+impl Changes {
+    /// The number so far. What is looked up after it was asked for is as new as that, or newer.
+    pub(crate) fn count(&self) -> u64 {
+        self.0.load(Ordering::Acquire)
+    }
+}
 
 impl Files {
     /// No files yet.
@@ -56,13 +71,19 @@ impl Files {
         let value = parsed(path, parse, &contents)?;
         let current = Arc::new(RwLock::new(Arc::new(value)));
         let seen = Mutex::new(Seen::new(contents));
-        self.add(Arc::new(File { path: path.to_owned(), parse, seen, current: Arc::clone(&current) }));
+        let (path, changes) = (path.to_owned(), self.changes());
+        self.add(Arc::new(File { path, parse, seen, current: Arc::clone(&current), changes }));
         Ok(Watched(current))
+    }
+
+    /// Counts how many times any of them, now or later, says something new.
+    pub(crate) fn changes(&self) -> Changes {
+        self.changes.clone()
     }
 
     /// Has something else looked at along with the files.
     pub(crate) fn add(&self, what: Arc<dyn Reread>) {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).push(what);
+        self.watched.lock().unwrap_or_else(PoisonError::into_inner).push(what);
     }
 
     /// What looks at the files now and then, and uses what is new in them if it can be used.
@@ -87,7 +108,7 @@ impl Files {
     /// # Panics
     /// When looking at one did, once the others have been looked at.
     pub(crate) fn use_what_is_new(&self) {
-        let files = self.0.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        let files = self.watched.lock().unwrap_or_else(PoisonError::into_inner).clone();
         // Whatever a file was doing, what it said last stays whole.
         let look = |file: &Arc<dyn Reread>| catch_unwind(AssertUnwindSafe(|| file.use_if_new()));
         let looked: Vec<_> = files.iter().map(look).collect();
@@ -133,6 +154,7 @@ struct File<T> {
     parse: Parse<T>,
     seen: Mutex<Seen<Vec<u8>>>,
     current: Arc<RwLock<Arc<T>>>,
+    changes: Changes,
 }
 
 /// What was there when it was last looked at, and whether it could be read since.
@@ -181,6 +203,7 @@ impl<T: Send + Sync> Reread for File<T> {
         match parsed(&self.path, self.parse, &found) {
             Ok(value) => {
                 *self.current.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(value);
+                self.changes.0.fetch_add(1, Ordering::Release);
                 tracing::info!(%file, "file reloaded");
             }
             Err(error) => {

@@ -157,6 +157,41 @@ async fn what_was_found_out_is_remembered_for_seconds() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn nothing_is_remembered_beyond_a_change_of_the_files() {
+    let file = tempfile::NamedTempFile::new().unwrap();
+    let (files, one) = (Files::new(), Scripted::new(is("alice")));
+    std::fs::write(&file, "k".repeat(32)).unwrap();
+    let _keys = RegistryTokenKeys::from_file(file.path(), &files).unwrap();
+    let chain = Arc::new(chain().as_long_as_unchanged(&files).then(one.clone(), Attempts::Unlimited));
+    let change = |contents: &str| {
+        std::fs::write(&file, contents).unwrap();
+        files.use_what_is_new();
+    };
+    assert!(name(&chain, &token("a")).await.is_ok());
+    for (contents, answer, is_good) in [("l", Answer::Rejected, false), ("m", is("alice"), true)] {
+        one.says(answer);
+        // What cannot be used says nothing new.
+        change("too short");
+        assert_eq!(name(&chain, &token("a")).await.is_ok(), !is_good);
+        change(&contents.repeat(32));
+        assert_eq!(name(&chain, &token("a")).await.is_ok(), is_good);
+    }
+    // What changes while somebody is looked at may not have been seen.
+    let asked = one.asked();
+    change(&"n".repeat(32));
+    let looking = tokio::spawn({
+        let chain = Arc::clone(&chain);
+        async move { name(&chain, &token("a")).await }
+    });
+    tokio::time::sleep(Duration::from_millis(50)).await;
+    change(&"o".repeat(32));
+    one.says(Answer::Rejected);
+    assert_eq!(looking.await.unwrap().as_deref(), Ok("alice"));
+    assert!(name(&chain, &token("a")).await.is_err());
+    assert_eq!(one.asked(), asked + 2);
+}
+
+#[tokio::test(start_paused = true)]
 async fn nothing_is_remembered_beyond_the_end_of_a_credential() {
     let now = Arc::new(AtomicU64::new(NOW));
     let shown = Arc::clone(&now);

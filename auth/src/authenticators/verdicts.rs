@@ -9,8 +9,9 @@ use quick_cache::{DefaultHashBuilder, UnitWeighter};
 use tokio::time::Instant;
 
 use super::AuthenticatorOptions;
+use crate::files::Changes;
 use crate::keyed_hash::{Hash, KeyedHash};
-use crate::{Authenticated, AuthenticationError, Clock, Credential, NoRandomness};
+use crate::{Authenticated, AuthenticationError, Clock, Credential, Files, NoRandomness};
 
 /// How long it is not asked again when nobody could be reached: those who wait together wait once.
 const UNAVAILABLE_FOR: Duration = Duration::from_secs(1);
@@ -39,6 +40,7 @@ pub(super) struct Verdicts {
     entries: Entries,
     known_for: Duration,
     rejected_for: Duration,
+    changes: Changes,
     clock: Clock,
 }
 
@@ -50,6 +52,8 @@ type Guard<'a> =
 struct Entry {
     verdict: Verdict,
     until: Instant,
+    /// How many times the files had changed before it was looked at.
+    changes: u64,
 }
 
 /// What the memory says of a credential.
@@ -65,13 +69,20 @@ pub(super) struct Place<'a> {
     verdicts: &'a Verdicts,
     /// Whether the credential was good when it was last looked at.
     pub(super) was_known: bool,
+    /// How many times the files had changed when it was taken.
+    changes: u64,
 }
 
 impl Verdicts {
     pub(super) fn new(options: &AuthenticatorOptions, clock: Clock) -> Result<Self, NoRandomness> {
         let entries = Cache::new(options.remembered);
         let AuthenticatorOptions { known_for, rejected_for, .. } = *options;
-        Ok(Self { key: KeyedHash::new()?, entries, known_for, rejected_for, clock })
+        let changes = Changes::default();
+        Ok(Self { key: KeyedHash::new()?, entries, known_for, rejected_for, changes, clock })
+    }
+
+    pub(super) fn depend_on(&mut self, files: &Files) {
+        self.changes = files.changes();
     }
 
     pub(super) async fn look(&self, credential: &Credential) -> Looked<'_> {
@@ -92,7 +103,7 @@ impl Verdicts {
         match entry.await {
             EntryResult::Retained(verdict) => Looked::Found(verdict),
             EntryResult::Vacant(guard) | EntryResult::Replaced(guard, _) => {
-                Looked::Missing(Place { guard, verdicts: self, was_known })
+                Looked::Missing(Place { guard, verdicts: self, was_known, changes: self.changes.count() })
             }
             EntryResult::Removed(..) | EntryResult::Timeout => {
                 unreachable!("nothing is removed and nobody waits for a limited time")
@@ -106,7 +117,7 @@ impl Verdicts {
             Verdict::Known(known) => known.expires.is_some_and(|expires| expires <= self.clock.now()),
             Verdict::Rejected(_) | Verdict::Unavailable(_) => false,
         };
-        Instant::now() < entry.until && !has_ended
+        Instant::now() < entry.until && !has_ended && entry.changes == self.changes.count()
     }
 
     fn hash(&self, credential: &Credential) -> Hash {
@@ -135,7 +146,8 @@ impl Place<'_> {
             Verdict::Rejected(_) => self.verdicts.rejected_for,
             Verdict::Unavailable(_) => UNAVAILABLE_FOR,
         };
-        let entry = Entry { verdict: verdict.clone(), until: Instant::now() + lifetime };
+        let until = Instant::now() + lifetime;
+        let entry = Entry { verdict: verdict.clone(), until, changes: self.changes };
         // It fails when the entry was evicted meanwhile: then it is looked at again.
         let _ = self.guard.insert(entry);
     }
