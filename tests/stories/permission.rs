@@ -3,15 +3,19 @@
 use base64::{Engine as _, prelude::BASE64_STANDARD};
 use bytes::Bytes;
 use hyper::{Method, StatusCode};
-use serde_json::json;
+use serde_json::{Value, json};
+use storage::{Algorithm, Digest};
 use tempfile::NamedTempFile;
 
-use crate::harness::{PaperCluster, TestRegistry, paper_cluster::binding};
+use crate::harness::{PaperCluster, TestRegistry, paper_cluster::binding, secrets, until};
+
+/// What `htpasswd -nbBC 4 alice secret` prints, and `htpasswd -nbBC 5 alice wonderland`.
+const SECRET: &str = "$2y$04$f9iXm6KjCBCvHfQipitgTei0H0AAHaFr7DXwPpwFYUmHQCKtgKkTG";
+const WONDERLAND: &str = "$2y$05$DXK/Bc11JLbs6iwZw8gNau9EQq.Tx84ZRam5Cq1CqTYqextf389uG";
 
 fn alices_htpasswd() -> NamedTempFile {
     let file = NamedTempFile::new().unwrap();
-    // What `htpasswd -Bbn -C 4 alice secret` prints.
-    std::fs::write(&file, "alice:$2y$04$f9iXm6KjCBCvHfQipitgTei0H0AAHaFr7DXwPpwFYUmHQCKtgKkTG\n").unwrap();
+    std::fs::write(&file, format!("alice:{SECRET}\n")).unwrap();
     file
 }
 
@@ -121,4 +125,106 @@ async fn clients_are_asked_for_their_token_as_a_password_where_that_is_wanted() 
     assert_eq!(asked.header("www-authenticate"), Some("Basic realm=\"Wharf\""));
     let shown = basic("robot", &cluster.token("team", "robot"));
     user.ask(Method::GET, "/v2/", &[("authorization", &*shown)], Bytes::new()).await.expect(StatusCode::OK);
+}
+
+/// Settings by which replicas share a key, and files of users that can be replaced.
+struct Users {
+    folder: tempfile::TempDir,
+    cluster: PaperCluster,
+}
+
+impl Users {
+    fn settings(&self) -> Value {
+        let path = |name: &str| json!(self.folder.path().join(name));
+        let mut settings = self.cluster.settings();
+        settings["auth"]["htpasswd"] = json!({ "path": path("htpasswd") });
+        settings["auth"]["kubernetes"]["tokens"] = path("tokens.yaml");
+        settings["auth"]["kubernetes"]["tokenkeys"] = path("keys");
+        settings
+    }
+
+    /// Renamed, so that nobody reads half of it.
+    fn write(&self, name: &str, contents: impl AsRef<[u8]>) {
+        let unfinished = self.folder.path().join("unfinished");
+        std::fs::write(&unfinished, contents).unwrap();
+        std::fs::rename(unfinished, self.folder.path().join(name)).unwrap();
+    }
+
+    fn write_tokens(&self, entries: &[(&str, &str, &[&str])]) {
+        let entries = entries.iter().map(|(user, token, groups)| {
+            secrets::keep(token);
+            let hash = Digest::of(Algorithm::Sha256, token.as_bytes()).hex().to_string();
+            json!({ "sha256": hash, "user": user, "groups": groups })
+        });
+        self.write("tokens.yaml", Value::from_iter(entries).to_string());
+    }
+}
+
+#[tokio::test]
+async fn what_the_registry_gave_ends_with_the_password_or_token_that_it_was_given_for() {
+    let users = Users { folder: tempfile::tempdir().unwrap(), cluster: PaperCluster::new() };
+    users.cluster.apply(
+        "pull",
+        "{apiVersion: rbac.authorization.k8s.io/v1, kind: RoleBinding, metadata: {name: pull, namespace: team}, \
+         subjects: [{kind: Group, name: developers, apiGroup: rbac.authorization.k8s.io}], \
+         roleRef: {kind: ClusterRole, name: 'system:image-puller', apiGroup: rbac.authorization.k8s.io}}",
+    );
+    let [carols, carols_next, daves, erins] = ["carols", "carols-next", "daves", "erins"]
+        .map(|whose| format!("{whose}-token-of-thirty-two-letters"));
+    users.write("keys", "0123456789abcdef".repeat(4));
+    users.write("htpasswd", format!("alice:{SECRET}\nbob:{SECRET}\nhugo:{SECRET}\n"));
+    users.write_tokens(&[("carol", &carols, &[]), ("dave", &daves, &[]), ("erin", &erins, &[])]);
+    let one = TestRegistry::with(users.settings()).await;
+    let other = one.replica_with(users.settings()).await;
+    let ask = async |registry: &TestRegistry, path: &str, shown: &str| {
+        registry.user("someone").ask(Method::GET, path, &[("authorization", shown)], Bytes::new()).await
+    };
+    let log_in = async |shown: String| {
+        let given = ask(&one, "/token", &shown).await.expect(StatusCode::OK).json();
+        let given = format!("Bearer {}", given["token"].as_str().unwrap());
+        secrets::keep(&given);
+        for registry in [&one, &other] {
+            ask(registry, "/v2/", &given).await.expect(StatusCode::OK);
+        }
+        given
+    };
+    let is_good_everywhere = async |given: &str| {
+        for registry in [&one, &other] {
+            ask(registry, "/v2/", given).await.expect(StatusCode::OK);
+        }
+    };
+    let ends_everywhere = async |given: &str| {
+        for registry in [&one, &other] {
+            until(async || ask(registry, "/v2/", given).await.status == StatusCode::UNAUTHORIZED).await;
+        }
+    };
+    let alice = log_in(basic("alice", "secret")).await;
+    let bob = log_in(basic("bob", "secret")).await;
+    let hugo = log_in(basic("hugo", "secret")).await;
+    let carol = log_in(format!("Bearer {carols}")).await;
+    let dave = log_in(format!("Bearer {daves}")).await;
+    let erin = log_in(format!("Bearer {erins}")).await;
+
+    // Alice and Erin are taken out, Bob has another password, Carol another token.
+    users.write("htpasswd", format!("bob:{WONDERLAND}\nhugo:{SECRET}\n"));
+    users.write_tokens(&[("carol", &carols_next, &[]), ("dave", &daves, &[])]);
+    for given in [&alice, &bob, &carol, &erin] {
+        ends_everywhere(given).await;
+    }
+    is_good_everywhere(&hugo).await;
+    is_good_everywhere(&dave).await;
+    // What they have now lets them in at once.
+    for shown in [basic("bob", "wonderland"), format!("Bearer {carols_next}")] {
+        is_good_everywhere(&log_in(shown).await).await;
+    }
+
+    // Dave joins the developers, and goes on with what he has.
+    let pull = async |registry: &TestRegistry| ask(registry, "/v2/team/app/tags/list", &dave).await.status;
+    for registry in [&one, &other] {
+        assert_eq!(pull(registry).await, StatusCode::FORBIDDEN);
+    }
+    users.write_tokens(&[("carol", &carols_next, &[]), ("dave", &daves, &["developers"])]);
+    for registry in [&one, &other] {
+        until(async || pull(registry).await == StatusCode::NOT_FOUND).await;
+    }
 }
