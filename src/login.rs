@@ -151,12 +151,12 @@ impl Login {
 
     /// `GET` and `POST` of the token endpoint: a token for a credential, or one for nobody.
     async fn token(&self, request: Parts, body: Body) -> Result<Response, ApiError> {
-        let shown = match request.method {
-            Method::GET | Method::HEAD => self.shown(&request),
+        let (shown, scope) = match request.method {
+            Method::GET | Method::HEAD => (self.shown(&request), None),
             // A form has the credential in it; a client that sends both means the form.
             Method::POST => match form(body).await? {
-                Shown::Nothing => self.shown(&request),
-                shown => shown,
+                Form { shown: Shown::Nothing, scope } => (self.shown(&request), Some(scope)),
+                Form { shown, scope } => (shown, Some(scope)),
             },
             _ => return Err(ApiError::MethodNotAllowed { allow: "GET, HEAD, POST".to_owned() }),
         };
@@ -189,8 +189,8 @@ impl Login {
                 }
             },
         };
-        let token =
-            Token { token: token.expose(), access_token: token.expose(), expires_in: lifetime.as_secs() };
+        let (token, expires_in) = (token.expose(), lifetime.as_secs());
+        let token = Token { token, access_token: token, expires_in, scope };
         let body = serde_json::to_vec(&token).map_err(|error| ApiError::Internal(error.into()))?;
         Ok(([(header::CONTENT_TYPE, "application/json"), (header::CACHE_CONTROL, "no-store")], body)
             .into_response())
@@ -237,6 +237,10 @@ struct Token<'a> {
     access_token: &'a str,
     /// In seconds.
     expires_in: u64,
+    /// The answer to a form must say what was granted (distribution's `spec/auth/oauth.md`): all that was asked for, as no token is
+    /// restricted. What its owner may is judged at each request.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    scope: Option<String>,
 }
 
 async fn answer(State(login): State<Login>, request: Request) -> Response {
@@ -303,16 +307,23 @@ fn of_certificate(request: &Parts) -> Shown {
     }
 }
 
-/// Reads the form of an OAuth2 token request: a password, or a token in place of what OAuth2 calls a refresh token.
-async fn form(body: Body) -> Result<Shown, ApiError> {
+/// What the form of an OAuth2 token request says.
+struct Form {
+    shown: Shown,
+    /// What the token is asked for: words with a space between, no longer than the form.
+    scope: String,
+}
+
+/// Reads such a form: a password, or a token in place of what OAuth2 calls a refresh token.
+async fn form(body: Body) -> Result<Form, ApiError> {
     let bytes = match Limited::new(body, MAX_FORM_BYTES).collect().await {
         Ok(whole) => whole.to_bytes(),
         Err(error) if error.is::<http_body_util::LengthLimitError>() => {
-            return Ok(Shown::unreadable(b"a form that is too long"));
+            return Ok(Form { shown: Shown::unreadable(b"a form that is too long"), scope: String::new() });
         }
         Err(error) => return Err(ApiError::of_body(error)),
     };
-    let mut grant = None;
+    let (mut grant, mut scopes) = (None, Vec::new());
     let (mut user, mut password, mut refresh_token) = (String::new(), String::new(), String::new());
     for (name, value) in form_urlencoded::parse(&bytes) {
         match &*name {
@@ -320,16 +331,23 @@ async fn form(body: Body) -> Result<Shown, ApiError> {
             "username" => user = value.into_owned(),
             "password" => password = value.into_owned(),
             "refresh_token" => refresh_token = value.into_owned(),
+            "scope" => scopes.extend(value.split(' ').filter(|word| is_scope(word)).map(str::to_owned)),
             _ => {}
         }
     }
-    Ok(match grant.as_deref() {
+    let shown = match grant.as_deref() {
         Some("password") if user.is_empty() && password.is_empty() => Shown::Nothing,
         Some("password") => Shown::Credential(Credential::Password { user, password: Secret::new(password) }),
         Some("refresh_token") => Shown::Credential(Credential::Token(Secret::new(refresh_token))),
         Some(other) => Shown::unreadable(other.as_bytes()),
         None => Shown::Nothing,
-    })
+    };
+    Ok(Form { shown, scope: scopes.join(" ") })
+}
+
+/// Whether a word is a scope (RFC 6749 §3.3).
+fn is_scope(word: &str) -> bool {
+    !word.is_empty() && word.bytes().all(|byte| byte.is_ascii_graphic() && byte != b'"' && byte != b'\\')
 }
 
 /// Where a request comes from; a Unix socket is this machine.

@@ -228,3 +228,30 @@ async fn what_the_registry_gave_ends_with_the_password_or_token_that_it_was_give
         until(async || pull(registry).await == StatusCode::NOT_FOUND).await;
     }
 }
+
+#[tokio::test]
+async fn the_answer_to_a_form_repeats_the_scopes_that_it_asked_for() {
+    let cluster = PaperCluster::new();
+    let registry = TestRegistry::with(cluster.settings()).await;
+    let (user, token) = (registry.user("robot"), cluster.token("team", "robot"));
+    for (asked, told) in [
+        ("", ""),
+        ("&scope=", ""),
+        ("&scope=repository:team/app:pull,push", "repository:team/app:pull,push"),
+        ("&scope=repository:team/app:pull+registry:catalog:*", "repository:team/app:pull registry:catalog:*"),
+        ("&scope=repository%3Ateam%2Fapp%3Apull&scope=x", "repository:team/app:pull x"),
+        // No words that a scope may have.
+        ("&scope=a%22+b%5C+c%0Ad++%C3%A9+e", "e"),
+    ] {
+        for grant in ["password&username=robot&password=", "refresh_token&refresh_token="] {
+            let form = Bytes::from(format!("grant_type={grant}{token}&service=registry{asked}"));
+            let kind = ("content-type", "application/x-www-form-urlencoded");
+            let given = user.ask(Method::POST, "/token", &[kind], form).await.expect(StatusCode::OK).json();
+            assert_eq!(given["scope"], told, "{grant}{asked}");
+        }
+    }
+    let shown = format!("Bearer {token}");
+    let path = "/token?scope=repository:team/app:pull";
+    let given = user.ask(Method::GET, path, &[("authorization", &*shown)], Bytes::new()).await.json();
+    assert!(given["token"].is_string() && given.get("scope").is_none());
+}
