@@ -8,8 +8,10 @@ use std::collections::HashMap;
 use std::fmt;
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::io;
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
 
 use super::BUILT_IN;
 use super::aggregation::{ClusterRole, aggregate};
@@ -22,9 +24,30 @@ use crate::rbac::{Policy, Rbac};
 pub struct Folder {
     path: PathBuf,
     rbac: Arc<Rbac>,
-    /// What tells whether the files are others than when they were last looked at.
-    seen: Mutex<Seen<u64>>,
+    seen: Mutex<Seen<Look>>,
 }
+
+/// What tells whether the files are others than when they were last looked at.
+#[derive(Debug)]
+struct Look {
+    /// What the file system said of them before they were read.
+    stamps: Vec<Stamp>,
+    fingerprint: u64,
+    read: Instant,
+}
+
+/// A file, and what changes whenever its contents do, or nearly: two changes may share a tick of the file system's clock.
+#[derive(Debug, Eq, PartialEq)]
+struct Stamp {
+    path: PathBuf,
+    device_and_inode: (u64, u64),
+    size: u64,
+    /// Seconds, and nanoseconds.
+    changed: (i64, i64),
+}
+
+/// How long files that seem to be the same are not read. 100,000 bindings are dozens of MiB.
+const UNREAD_FOR: Duration = Duration::from_secs(60);
 
 /// Why a folder makes no policy.
 #[derive(Debug, thiserror::Error)]
@@ -73,14 +96,13 @@ impl Folder {
     /// When a file cannot be read, or is wrong.
     pub fn open(path: impl Into<PathBuf>) -> Result<Self, FolderError> {
         let path = path.into();
-        let files = read(&path)?;
+        let read_at = Instant::now();
+        let stamps = look(&path)?;
+        let files = read(&stamps)?;
         let loaded = load(&files)?;
         loaded.log();
-        Ok(Self {
-            path,
-            rbac: Arc::new(Rbac::new(loaded.policy)),
-            seen: Mutex::new(Seen::new(fingerprint(&files))),
-        })
+        let seen = Seen::new(Look { stamps, fingerprint: fingerprint(&files), read: read_at });
+        Ok(Self { path, rbac: Arc::new(Rbac::new(loaded.policy)), seen: Mutex::new(seen) })
     }
 
     /// Who decides by what the folder holds, now and later.
@@ -98,18 +120,27 @@ impl Reread for Folder {
     fn use_if_new(&self) {
         let folder = self.path.display();
         let mut seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
-        let files = match read(&self.path) {
+        let now = Instant::now();
+        let stamps = match look(&self.path) {
+            Ok(stamps) => stamps,
+            Err(error) => return seen.was_unread(&self.path, &error),
+        };
+        if stamps == seen.found.stamps && now.duration_since(seen.found.read) < UNREAD_FOR {
+            return seen.was_read(&self.path);
+        }
+        let files = match read(&stamps) {
             Ok(files) => files,
             Err(error) => return seen.was_unread(&self.path, &error),
         };
         seen.was_read(&self.path);
-        let found = fingerprint(&files);
-        if found == seen.found {
+        let found = Look { fingerprint: fingerprint(&files), stamps, read: now };
+        if found.fingerprint == seen.found.fingerprint {
+            seen.found = found;
             return;
         }
         // What changes while it is read may be half of one state and half of another: it is read when it has settled.
-        match read(&self.path) {
-            Ok(again) if fingerprint(&again) == found => {}
+        match look(&self.path).and_then(|stamps| read(&stamps)) {
+            Ok(again) if fingerprint(&again) == found.fingerprint => {}
             Ok(_) => return,
             Err(error) => return seen.was_unread(&self.path, &error),
         }
@@ -184,12 +215,8 @@ fn built_in() -> impl Iterator<Item = ClusterRole> {
     })
 }
 
-/// Reads all files that count, in the order of their names.
-fn read(folder: &Path) -> Result<Vec<(String, Vec<u8>)>, FolderError> {
-    let unreadable = |path: &Path| {
-        let path = path.to_owned();
-        |source| FolderError::Unreadable { path, source }
-    };
+/// Finds all files that count, in the order of their names.
+fn look(folder: &Path) -> Result<Vec<Stamp>, FolderError> {
     let mut paths = Vec::new();
     for entry in std::fs::read_dir(folder).map_err(unreadable(folder))? {
         let path = entry.map_err(unreadable(folder))?.path();
@@ -200,14 +227,32 @@ fn read(folder: &Path) -> Result<Vec<(String, Vec<u8>)>, FolderError> {
         }
     }
     paths.sort();
-    let mut files = Vec::with_capacity(paths.len());
+    let mut stamps = Vec::with_capacity(paths.len());
     for path in paths {
-        if std::fs::metadata(&path).map_err(unreadable(&path))?.is_file() {
-            let contents = std::fs::read(&path).map_err(unreadable(&path))?;
-            files.push((path.display().to_string(), contents));
+        let file = std::fs::metadata(&path).map_err(unreadable(&path))?;
+        if file.is_file() {
+            stamps.push(Stamp {
+                path,
+                device_and_inode: (file.dev(), file.ino()),
+                size: file.size(),
+                changed: (file.ctime(), file.ctime_nsec()),
+            });
         }
     }
-    Ok(files)
+    Ok(stamps)
+}
+
+/// Reads the files that were found, each with its name.
+fn read(found: &[Stamp]) -> Result<Vec<(String, Vec<u8>)>, FolderError> {
+    let read = |Stamp { path, .. }: &Stamp| {
+        Ok((path.display().to_string(), std::fs::read(path).map_err(unreadable(path))?))
+    };
+    found.iter().map(read).collect()
+}
+
+fn unreadable(path: &Path) -> impl FnOnce(io::Error) -> FolderError {
+    let path = path.to_owned();
+    |source| FolderError::Unreadable { path, source }
 }
 
 fn fingerprint(files: &[(String, Vec<u8>)]) -> u64 {

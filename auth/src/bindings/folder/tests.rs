@@ -297,6 +297,23 @@ fn a_changed_folder_is_used_and_a_wrong_one_is_not() {
 }
 
 #[test]
+fn files_that_seem_to_be_the_same_are_read_once_a_minute() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("team.yaml");
+    fs::write(&file, BINDING).unwrap();
+    let read = Folder::open(folder.path()).unwrap();
+    let may = |user: &str| read.authorizer().read(|policy| may(policy, user, "team"));
+    fs::write(&file, BINDING.replace("alice", "bobby")).unwrap();
+    // As if the file system's clock had not moved on.
+    read.seen.lock().unwrap().found.stamps = look(folder.path()).unwrap();
+    read.use_if_new();
+    assert!(may("alice"));
+    read.seen.lock().unwrap().found.read -= UNREAD_FOR;
+    read.use_if_new();
+    assert!(!may("alice") && may("bobby"));
+}
+
+#[test]
 fn what_kubernetes_mounts_is_followed() {
     let folder = tempfile::tempdir().unwrap();
     let path = |name: &str| folder.path().join(name);
