@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
+use futures_util::future::join_all;
 
 use crate::backend::{BackendError, Fault};
 use crate::computing::computed;
@@ -181,7 +182,9 @@ impl Reader {
 impl Writer {
     /// Keeps `bytes`, which are `manifest` and have `digest`, and points `tags` at it.
     ///
-    /// In this order: bytes, revision, referrer, tags; a crash leaves a prefix of that, and the push may be repeated.
+    /// First the bytes; then the revision, its referrer after it, and beside them the tags' memories of it; the tags last. Each is durable before
+    /// what comes after it begins, and nothing goes on after the answer. A crash or a failure leaves what came before it, and the push may be
+    /// repeated.
     ///
     /// # Errors
     /// [`PutManifestError::Missing`] when something it refers to is not in the repository and `allowed` asks for it.
@@ -199,21 +202,38 @@ impl Writer {
         }
         let Reader { repository, registry } = &self.0;
         let backend = self.0.backend();
-        // Also where it is there already: it may be torn, or of somebody who has not made it durable yet.
+        // Also where it is there already: it may be torn, or of somebody who has not made it durable yet. And before any link, even one that
+        // counts for nothing without it: distribution's garbage collection gives up at a revision whose manifest it cannot read.
         backend.write(&layout::blob(digest), bytes.clone()).await?;
         loop {
-            links::write(backend, &layout::revision_link(repository, digest), digest).await?;
-            registry.caches.revisions.forget(&(repository.clone(), *digest));
-            self.link_referrer(manifest, digest, bytes.len() as u64).await?;
-            for tag in tags {
-                self.point_tag(tag, digest).await?;
-            }
+            let revision = async {
+                links::write(backend, &layout::revision_link(repository, digest), digest).await?;
+                registry.caches.revisions.forget(&(repository.clone(), *digest));
+                // Who deletes it at the same time takes the referrer first: where this revision stays, so does what is written after it.
+                self.link_referrer(manifest, digest, bytes.len() as u64).await
+            };
+            let memories = each(tags, |tag| self.remember_tag(tag, digest));
+            let (revision, memories) = tokio::join!(revision, memories);
+            revision.and(memories)?;
+            each(tags, |tag| self.point_tag(tag, digest)).await?;
             // Who deletes this manifest at the same time has either seen the tags, or removed the revision before this look.
             if tags.is_empty() || self.0.revision(digest).await?.is_some() {
                 return Ok(());
             }
         }
     }
+}
+
+/// Does something to each of `tags`, to several at once. After a failure it answers when those that were begun have ended.
+async fn each<'a, F: Future<Output = Result<(), BackendError>>>(
+    tags: &'a [Tag],
+    act: impl Fn(&'a Tag) -> F,
+) -> Result<(), BackendError> {
+    const AT_ONCE: usize = 8;
+    for some in tags.chunks(AT_ONCE) {
+        join_all(some.iter().map(&act)).await.into_iter().collect::<Result<(), _>>()?;
+    }
+    Ok(())
 }
 
 impl Deleter {

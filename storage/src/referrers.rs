@@ -266,7 +266,11 @@ impl Writer {
         });
         let descriptor = descriptor.await?;
         let key = layout::referrer_descriptor(repository, &subject, digest);
-        registry.backend.write(&key, descriptor.into()).await?;
-        links::write(&*registry.backend, &layout::referrer_link(repository, &subject, digest), digest).await
+        let link = layout::referrer_link(repository, &subject, digest);
+        let (described, linked) = tokio::join!(
+            registry.backend.write(&key, descriptor.into()),
+            links::write(&*registry.backend, &link, digest),
+        );
+        described.and(linked)
     }
 }

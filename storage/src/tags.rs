@@ -77,12 +77,16 @@ impl Reader {
 }
 
 impl Writer {
+    /// Remembers that a tag points at a manifest, before it does.
+    pub(crate) async fn remember_tag(&self, tag: &Tag, digest: &Digest) -> Result<(), BackendError> {
+        let link = layout::tag_history_link(self.repository(), tag, digest);
+        links::write(self.0.backend(), &link, digest).await
+    }
+
     /// Points a tag at a manifest that is there.
     pub(crate) async fn point_tag(&self, tag: &Tag, digest: &Digest) -> Result<(), BackendError> {
-        let Reader { repository, .. } = &self.0;
-        let backend = self.0.backend();
-        links::write(backend, &layout::tag_history_link(repository, tag, digest), digest).await?;
-        links::write(backend, &layout::tag_link(repository, tag), digest).await?;
+        let repository = self.repository();
+        links::write(self.0.backend(), &layout::tag_link(repository, tag), digest).await?;
         self.0.registry.caches.tags.forget(&(repository.clone(), tag.clone()));
         Ok(())
     }

@@ -1,5 +1,6 @@
 //! What the disk was told before a push was answered, as `strace` sees it.
 
+use std::collections::{BTreeMap, HashMap};
 use std::path::{Path, PathBuf};
 use std::{fs, process::Command};
 
@@ -7,8 +8,16 @@ use serde_json::json;
 
 use crate::harness::{Image, Layer, TestRegistry, process::Process, tool};
 
-/// The calls of a server, in their order, while an image is pushed to a folder that holds nothing yet.
-async fn calls_of_a_first_push(registry: &TestRegistry, image: &Image) -> Option<Vec<String>> {
+/// A system call that succeeded, and the lines of the trace at which it began and ended: others come between.
+#[derive(Debug)]
+struct Call {
+    text: String,
+    began: usize,
+    ended: usize,
+}
+
+/// The calls of a server, in the order in which they began, while images are pushed as `v1`, one after the other.
+async fn calls_of_pushes(registry: &TestRegistry, images: &[&Image]) -> Option<Vec<Call>> {
     let strace = tool::debian("strace")?;
     let log = tempfile::NamedTempFile::new().unwrap();
     let mut command = Command::new(strace);
@@ -18,9 +27,36 @@ async fn calls_of_a_first_push(registry: &TestRegistry, image: &Image) -> Option
     command.arg("--trace=mkdir,rename,fsync,fdatasync,write,writev,sendto,sendmsg");
     let attached = |line: &str| line.contains("attached").then_some(());
     let (strace, ()) = Process::start(command, attached).await;
-    registry.user("alice").push("team/app", "v1", image).await;
+    for image in images {
+        registry.user("alice").push("team/app", "v1", image).await;
+    }
     strace.interrupt().await;
-    Some(fs::read_to_string(log.path()).unwrap().lines().map(str::to_owned).collect())
+    Some(parse(&fs::read_to_string(log.path()).unwrap()))
+}
+
+fn parse(log: &str) -> Vec<Call> {
+    let mut calls: Vec<Call> = Vec::new();
+    let mut under_way: HashMap<&str, usize> = HashMap::new();
+    for (at, line) in log.lines().enumerate() {
+        let (thread, text) = line.split_once(' ').unwrap();
+        if let Some((_, rest)) = text.split_once(" resumed>") {
+            let Some(begun) = under_way.remove(thread) else { continue };
+            calls[begun].text.push_str(rest);
+            calls[begun].ended = at;
+        } else if let Some(begin) = text.strip_suffix("<unfinished ...>") {
+            under_way.insert(thread, calls.len());
+            calls.push(Call { text: begin.trim().to_owned(), began: at, ended: usize::MAX });
+        } else {
+            calls.push(Call { text: text.trim().to_owned(), began: at, ended: at });
+        }
+    }
+    calls.retain(|call| !call.text.contains("= -1 "));
+    calls
+}
+
+/// The lines at which the server began to say that something is kept.
+fn answers(calls: &[Call]) -> Vec<usize> {
+    calls.iter().filter(|call| call.text.contains("HTTP/1.1 201")).map(|call| call.began).collect()
 }
 
 /// The folders that lead to what the push made, without its uploads, which are gone.
@@ -36,43 +72,117 @@ fn folders(registry: &TestRegistry) -> Vec<PathBuf> {
     found
 }
 
-fn is_sync_of(line: &str, path: &Path) -> bool {
-    line.contains("sync(") && line.contains(&format!("<{}>", path.display()))
+/// The path of what was synced.
+fn synced(call: &Call) -> Option<&Path> {
+    let (name, rest) = call.text.split_once('(')?;
+    let (_, path) = rest.split_once('<').filter(|_| name == "fsync" || name == "fdatasync")?;
+    path.split_once('>').map(|(path, _)| Path::new(path))
+}
+
+/// Whether all of a sync of `path` came between two lines.
+fn is_synced_between(calls: &[Call], path: &Path, from: usize, to: usize) -> bool {
+    calls.iter().any(|call| synced(call) == Some(path) && from < call.began && call.ended < to)
+}
+
+/// When a file came to its place for the first time.
+fn named<'a>(calls: &'a [Call], path: &Path) -> &'a Call {
+    let to = format!(", \"{}\")", path.display());
+    let named = calls.iter().find(|call| call.text.starts_with("rename(") && call.text.contains(&to));
+    named.unwrap_or_else(|| panic!("nothing comes to {}: {calls:#?}", path.display()))
+}
+
+/// How many of `folders` were made before a line, after making sure that each of them was durable by then.
+fn durable_folders<'a>(
+    calls: &[Call],
+    folders: impl IntoIterator<Item = &'a PathBuf>,
+    before: usize,
+) -> usize {
+    let mut count = 0;
+    for folder in folders {
+        let made = format!("mkdir(\"{}\"", folder.display());
+        let made = calls.iter().find(|call| call.text.starts_with(&made) && call.ended < before);
+        let Some(made) = made else { continue };
+        count += 1;
+        let synced = is_synced_between(calls, folder.parent().unwrap(), made.ended, before);
+        assert!(synced, "the entry of {} is not synced before {before}: {calls:#?}", folder.display());
+    }
+    count
 }
 
 #[tokio::test]
 async fn every_folder_is_durable_before_the_answer_whoever_made_it() {
     let registry = TestRegistry::start().await;
     let image = Image::of(vec![Layer::random(1000)]);
-    let Some(calls) = calls_of_a_first_push(&registry, &image).await else { return };
-    let answers: Vec<usize> = (0..calls.len()).filter(|at| calls[*at].contains("HTTP/1.1 201")).collect();
+    let Some(calls) = calls_of_pushes(&registry, &[&image]).await else { return };
+    let answers = answers(&calls);
     assert_eq!(answers.len(), 3, "a layer, the config, the manifest: {calls:#?}");
     // By the first answer the layer can be found, by the last one all.
-    for (answer, is_needed) in [
-        (answers[0], (|folder: &Path| !folder.to_str().unwrap().contains("_manifests")) as fn(&Path) -> bool),
-        (answers[2], |_| true),
-    ] {
-        let made = |folder: &Path| {
-            let call = format!("mkdir(\"{}\"", folder.display());
-            calls[..answer].iter().rposition(|line| line.contains(&call) && !line.contains("ENOENT"))
-        };
-        let mut count = 0;
-        for folder in folders(&registry).into_iter().filter(|folder| is_needed(folder)) {
-            let Some(made) = made(&folder) else { continue };
-            count += 1;
-            let parent = folder.parent().unwrap();
-            let synced = calls[made..answer].iter().any(|line| is_sync_of(line, parent));
-            assert!(synced, "the entry of {} is not synced: {calls:#?}", folder.display());
-        }
-        assert!(count > 8, "{count} folders were made");
-    }
+    let folders = folders(&registry);
+    let of_blobs = folders.iter().filter(|folder| !folder.to_str().unwrap().contains("_manifests"));
+    assert!(durable_folders(&calls, of_blobs, answers[0]) > 8);
+    assert!(durable_folders(&calls, &folders, answers[2]) > 20);
     // What a file holds, before it gets its name.
     let blob = registry.blob(&image.layers[0].digest());
-    let named =
-        calls.iter().position(|line| line.contains("rename(") && line.contains(blob.to_str().unwrap()));
-    let named = named.expect("an upload becomes a blob");
-    assert!(calls[..named].iter().any(|line| line.contains("fdatasync(") && line.contains("_uploads")));
-    assert!(calls[named..answers[0]].iter().any(|line| is_sync_of(line, blob.parent().unwrap())));
+    let named = named(&calls, &blob);
+    let is_upload =
+        |call: &Call| synced(call).is_some_and(|path| path.to_str().unwrap().contains("_uploads"));
+    let uploads = calls.iter().filter(|call| call.text.starts_with("fdatasync(") && is_upload(call));
+    assert!(uploads.into_iter().any(|call| call.ended < named.began));
+    assert!(is_synced_between(&calls, blob.parent().unwrap(), named.ended, answers[0]));
+}
+
+#[tokio::test]
+async fn a_tag_is_set_when_all_that_it_leads_to_is_durable() {
+    let registry = TestRegistry::start().await;
+    let image = Image::of(vec![Layer::random(1000)]);
+    let Some(calls) = calls_of_pushes(&registry, &[&image]).await else { return };
+    let manifests = registry.data().join("repositories/team/app/_manifests");
+    let hex = image.digest().hex().to_string();
+    let blob = registry.blob(&image.digest());
+    let revision = manifests.join("revisions/sha256").join(&hex).join("link");
+    let memory = manifests.join("tags/v1/index/sha256").join(&hex).join("link");
+    let tag = manifests.join("tags/v1/current/link");
+    // Distribution's garbage collection gives up at a revision without a manifest.
+    for (first, then) in [(&blob, &revision), (&blob, &memory), (&revision, &tag), (&memory, &tag)] {
+        let (there, next) = (named(&calls, first), named(&calls, then));
+        let is_durable = is_synced_between(&calls, first.parent().unwrap(), there.ended, next.began);
+        assert!(is_durable, "{} before {}: {calls:#?}", first.display(), then.display());
+    }
+    let folders = folders(&registry);
+    let others = folders.iter().filter(|folder| !tag.starts_with(folder) || manifests.starts_with(folder));
+    assert!(durable_folders(&calls, others, named(&calls, &tag).began) > 18);
+}
+
+#[tokio::test]
+async fn a_manifest_takes_one_sync_for_each_folder_that_it_changes() {
+    let registry = TestRegistry::start().await;
+    let images = [(); 2].map(|()| Image::of(vec![Layer::random(1000)]));
+    let Some(calls) = calls_of_pushes(&registry, &images.each_ref()).await else { return };
+    let answers = answers(&calls);
+    let [.., before, after] = answers[..] else { panic!("{calls:#?}") };
+    let mut syncs: BTreeMap<&Path, usize> = BTreeMap::new();
+    for call in calls.iter().filter(|call| before < call.began && call.ended < after) {
+        *syncs.entry(synced(call).unwrap_or(Path::new("no sync"))).or_default() += 1;
+    }
+    syncs.remove(Path::new("no sync"));
+    let staged = syncs.keys().filter(|path| path.to_str().unwrap().contains("staging")).count();
+    assert_eq!(staged, 4, "the manifest, and three links: {syncs:#?}");
+    let hex = images[1].digest().hex().to_string();
+    let app = registry.data().join("repositories/team/app/_manifests");
+    let mut changed: Vec<PathBuf> = ["revisions/sha256", "tags/v1/index/sha256"]
+        .iter()
+        .flat_map(|folder| [app.join(folder), app.join(folder).join(&hex)])
+        .chain(registry.blob(&images[1].digest()).ancestors().skip(1).take(2).map(Path::to_owned))
+        .chain([app.join("tags/v1/current")])
+        .collect();
+    // Unless a blob that begins with the same two digits came before.
+    if syncs.len() > staged + changed.len() {
+        changed.push(registry.data().join("blobs/sha256"));
+    }
+    for folder in &changed {
+        assert_eq!(syncs.get(folder.as_path()), Some(&1), "{}: {syncs:#?}", folder.display());
+    }
+    assert_eq!(syncs.len(), staged + changed.len(), "and no other: {syncs:#?}");
 }
 
 #[tokio::test]
@@ -85,11 +195,11 @@ async fn a_folder_that_another_server_has_just_made_is_durable_before_the_answer
     for folder in &made {
         fs::create_dir_all(folder).unwrap();
     }
-    let Some(calls) = calls_of_a_first_push(&registry, &image).await else { return };
-    let answer = calls.iter().position(|line| line.contains("HTTP/1.1 201")).unwrap();
+    let Some(calls) = calls_of_pushes(&registry, &[&image]).await else { return };
+    let answer = answers(&calls)[0];
     let root = registry.data();
     for folder in made.iter().flat_map(|folder| folder.ancestors().take_while(|it| it.starts_with(&root))) {
-        let synced = calls[..answer].iter().any(|line| is_sync_of(line, folder));
+        let synced = is_synced_between(&calls, folder, 0, answer);
         assert!(synced, "the entries of {} are not synced: {calls:#?}", folder.display());
     }
 }
@@ -98,8 +208,8 @@ async fn a_folder_that_another_server_has_just_made_is_durable_before_the_answer
 async fn nothing_is_synced_when_the_operator_does_not_want_it() {
     let registry = TestRegistry::with(json!({ "storage": { "filesystem": { "sync": false } } })).await;
     let image = Image::of(vec![Layer::random(1000)]);
-    let Some(calls) = calls_of_a_first_push(&registry, &image).await else { return };
-    assert!(calls.iter().any(|line| line.contains("mkdir(")));
-    let syncs: Vec<_> = calls.iter().filter(|line| line.contains("sync(")).collect();
+    let Some(calls) = calls_of_pushes(&registry, &[&image]).await else { return };
+    assert!(calls.iter().any(|call| call.text.starts_with("mkdir(")));
+    let syncs: Vec<_> = calls.iter().filter(|call| call.text.contains("sync(")).collect();
     assert!(syncs.is_empty(), "{syncs:#?}");
 }

@@ -1,11 +1,13 @@
 //! A backend in a folder: a PVC, an NFS mount, a local disk.
 //!
-//! Keys are paths. An object appears by a rename, after its bytes were synced, and the folder it appears in is synced before the
-//! answer. Every call works on a thread of the blocking pool, in one hop; a runtime thread never waits for a disk.
+//! Keys are paths. An object appears by a rename, after its bytes were synced; the folder it appears in, and those above that may not have
+//! reached the disk, are synced before the answer, all at once. Every call works on threads of the blocking pool; a runtime thread never
+//! waits for a disk.
 
 mod files;
 mod listing;
 mod stage;
+mod syncing;
 
 use std::fs::File;
 use std::io;
@@ -15,10 +17,12 @@ use std::time::SystemTime;
 
 use async_trait::async_trait;
 use bytes::Bytes;
+use tokio::task::{JoinHandle, spawn_blocking};
 
 use self::files::Files;
 use self::listing::View;
 use self::stage::VolumeStage;
+use self::syncing::Syncing;
 use super::{Backend, BackendError, Content, Fault, Object, Page, Stage, UploadStatus};
 use crate::digest::Algorithm;
 use crate::layout::{self, Folder, Key, UploadKey};
@@ -122,7 +126,10 @@ impl Volume {
         if options.access == Access::ReadWrite {
             let staging = files.path(layout::staging().as_str());
             files.make_folder(&staging).map_err(|error| VolumeError::of("make", &staging, error))?;
-            files.sync_way_to(&staging).map_err(|error| VolumeError::of("sync", &staging, error))?;
+            files
+                .way_into(&staging)
+                .and_then(|way| files.sync_way(way))
+                .map_err(|error| VolumeError::of("sync", &staging, error))?;
             match files.probe_writing() {
                 // What is there can be pulled.
                 Err(error) if Fault::of(&error) == Fault::Full => {
@@ -220,7 +227,12 @@ impl Backend for Volume {
 
     async fn write(&self, key: &Key, bytes: Bytes) -> Result<(), BackendError> {
         let path = self.files.path(key.as_str());
-        self.blocking("write", key.as_str(), move |files| files.write(&path, &bytes)).await
+        let files = self.files.clone();
+        let written = blocking("write", key.as_str(), move || {
+            let way = files.write(&path, &bytes)?;
+            Syncing::begin(&files, way)
+        });
+        written.await?.end("write", key.as_str()).await
     }
 
     async fn delete(&self, key: &Key) -> Result<bool, BackendError> {
@@ -312,8 +324,16 @@ async fn blocking<T: Send + 'static>(
     place: &str,
     work: impl FnOnce() -> io::Result<T> + Send + 'static,
 ) -> Result<T, BackendError> {
-    let done = tokio::task::spawn_blocking(work).await;
-    done.map_err(io::Error::from).flatten().map_err(|error| BackendError::io(operation, place, error))
+    ended(operation, place, spawn_blocking(work)).await
+}
+
+/// Waits for what was begun on that pool.
+async fn ended<T>(
+    operation: &'static str,
+    place: &str,
+    work: JoinHandle<io::Result<T>>,
+) -> Result<T, BackendError> {
+    work.await.map_err(io::Error::from).flatten().map_err(|error| BackendError::io(operation, place, error))
 }
 
 /// Syncs a file's bytes, and what is needed to read them back.
@@ -444,7 +464,8 @@ mod tests {
                 removed
             });
             for version in 0..=VERSIONS {
-                writing.write(&link, version.to_string().as_bytes()).unwrap();
+                let way = writing.write(&link, version.to_string().as_bytes()).unwrap();
+                writing.sync_way(way).unwrap();
             }
             is_over.store(true, std::sync::atomic::Ordering::SeqCst);
             remover.join().unwrap()
@@ -455,6 +476,25 @@ mod tests {
         assert!(removed.is_sorted() && !removed.is_empty());
         let staging = writing.path(layout::staging().as_str());
         assert_eq!(std::fs::read_dir(staging).unwrap().count(), 0);
+    }
+
+    #[test]
+    fn a_way_is_short_once_it_was_synced_through_the_same_folders() {
+        let folder = tempfile::tempdir().unwrap();
+        let files = Volume::open(folder.path(), VolumeOptions::default()).unwrap().files;
+        let [tag, tags] = ["docker/a/tags/v1", "docker/a/tags"].map(|folder| files.path(folder));
+        let long = [tag.clone(), tags.clone(), files.path("docker/a"), files.path("docker")];
+        for _ in ["a failure to sync it", "a sync"] {
+            let way = files.write(&tag.join("link"), b"x").unwrap();
+            assert_eq!(way.folders(), long);
+        }
+        files.sync_way(files.way_into(&tag).unwrap()).unwrap();
+        let way = files.write(&tag.join("link"), b"x").unwrap();
+        assert_eq!(way.folders(), std::slice::from_ref(&tag));
+        // A file system may give the number of the old folder to the new one.
+        std::fs::rename(&tags, files.path("docker/a/old")).unwrap();
+        let way = files.write(&tag.join("link"), b"x").unwrap();
+        assert_eq!(way.folders(), &long[..3]);
     }
 
     #[tokio::test]

@@ -10,7 +10,7 @@ use storage::backend::around::{Around, Surrounded, Verb};
 use storage::{MissingReferences, Reference, Registry, RegistryOptions, Tag};
 
 use super::empty_registry;
-use crate::harness::{Artifact, TestRegistry, name};
+use crate::harness::{Artifact, TestRegistry, name, referrers};
 
 /// Lets something happen before one of the calls of a backend.
 struct Between {
@@ -142,6 +142,28 @@ async fn a_manifest_that_is_deleted_while_it_is_pushed_again_is_there_with_its_t
             let is_held = holds_old(registry).await;
             for tag in ["latest", "another"] {
                 assert_eq!(tagged(registry, tag).await.is_some(), is_held, "{tag}, call {call}");
+            }
+        },
+    )
+    .await;
+}
+
+#[tokio::test]
+async fn a_referrer_that_is_deleted_while_it_is_pushed_again_is_listed_or_gone() {
+    let about = || Artifact::about(Some(old().digest), "about what is old");
+    at_each_call(
+        async |store| store.push("team/app", &about(), &[]).await,
+        async |registry| push(registry.clone(), about(), &["signed"]).await,
+        move |replica| async move {
+            replica.deleter(name("team/app")).delete_manifest(&about().digest).await.unwrap();
+        },
+        async |registry, call| {
+            let reader = registry.reader(name("team/app"));
+            let is_listed = !referrers(&reader, &old().digest).await.is_empty();
+            let references = [Reference::Digest(about().digest), Reference::Tag("signed".parse().unwrap())];
+            for reference in references {
+                let is_held = reader.manifest(&reference).await.unwrap().is_some();
+                assert_eq!(is_listed, is_held, "{reference}, call {call}");
             }
         },
     )

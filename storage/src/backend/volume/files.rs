@@ -1,4 +1,6 @@
 //! The few ways in which a volume touches files and folders, each durable when it returns unless it says otherwise. All of it blocks.
+//!
+//! What is put somewhere is durable when the [`Way`] to it is synced, too: whoever put it there does that, for all folders at once.
 
 use std::fs::{self, File};
 use std::io::{self, Read as _};
@@ -31,6 +33,22 @@ pub(super) struct Files {
 
 /// Which folder it was: one that is removed and made again is another.
 type FolderId = (u64, u64, Option<SystemTime>);
+
+/// The folders by whose entries something is found, without those that are known to have reached the disk.
+#[derive(Debug, Default)]
+#[must_use = "until it is synced, a crash may take what it leads to"]
+pub(super) struct Way {
+    folders: Vec<PathBuf>,
+    /// The folders that it leads through.
+    through: Vec<(PathBuf, FolderId)>,
+}
+
+impl Way {
+    /// The folders to be synced, in any order.
+    pub(super) fn folders(&self) -> &[PathBuf] {
+        &self.folders
+    }
+}
 
 /// What reading a small file gave.
 pub(super) enum Read {
@@ -67,7 +85,7 @@ impl Files {
     }
 
     /// Puts `bytes` at `path`, atomically.
-    pub(super) fn write(&self, path: &Path, bytes: &[u8]) -> io::Result<()> {
+    pub(super) fn write(&self, path: &Path, bytes: &[u8]) -> io::Result<Way> {
         let (staged, file) = self.stage()?;
         let written = file
             .write_all_at(bytes, 0)
@@ -81,20 +99,19 @@ impl Files {
     }
 
     /// Moves a synced file to `to`, in place of what is there, making the folders that lead there.
-    pub(super) fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {
+    pub(super) fn rename(&self, from: &Path, to: &Path) -> io::Result<Way> {
         self.place(from, to, || fs::rename(from, to))
     }
 
     /// Puts the file at `from` to `to` in the way that `put` does.
-    fn place(&self, from: &Path, to: &Path, put: impl Fn() -> io::Result<()>) -> io::Result<()> {
+    fn place(&self, from: &Path, to: &Path, put: impl Fn() -> io::Result<()>) -> io::Result<Way> {
         let parent = parent(to)?;
         let mut attempts = 0;
         loop {
             match put() {
                 Ok(()) => {
                     self.listings.changed(to);
-                    self.sync_folder(parent)?;
-                    return self.sync_way_to(parent);
+                    return self.way_into(parent);
                 }
                 // The folder is not there yet, or somebody who found it empty has just removed it.
                 Err(error)
@@ -123,25 +140,43 @@ impl Files {
         }
     }
 
-    /// Makes the entries durable that lead from the root to a folder, whoever made it: they may not have synced it, or not yet.
-    pub(super) fn sync_way_to(&self, folder: &Path) -> io::Result<()> {
-        if self.durability == Durability::Buffered || folder == self.root {
-            return Ok(());
+    /// The way from the root to what was put into a folder, whoever made that: they may not have synced it, or not yet.
+    pub(super) fn way_into(&self, folder: &Path) -> io::Result<Way> {
+        let mut way = Way::default();
+        if self.durability == Durability::Buffered {
+            return Ok(way);
         }
-        let found = match fs::metadata(folder) {
-            // Nothing is in it any more.
-            Err(error) if is_absence(&error) => return Ok(()),
-            found => found?,
-        };
-        let id = (found.dev(), found.ino(), found.created().ok());
-        if self.reached.get(folder) == Some(id) {
-            return Ok(());
+        let mut folder = folder;
+        way.folders.push(folder.to_owned());
+        while folder != self.root {
+            let found = match fs::metadata(folder) {
+                // Nothing is in it any more.
+                Err(error) if is_absence(&error) => break,
+                found => found?,
+            };
+            let id = (found.dev(), found.ino(), found.created().ok());
+            if self.reached.get(folder) == Some(id) {
+                break;
+            }
+            way.through.push((folder.to_owned(), id));
+            folder = parent(folder)?;
+            way.folders.push(folder.to_owned());
         }
-        let parent = parent(folder)?;
-        self.sync_folder(parent)?;
-        self.sync_way_to(parent)?;
-        self.reached.insert(folder.to_owned(), id);
+        Ok(way)
+    }
+
+    /// Syncs a way, folder by folder.
+    pub(super) fn sync_way(&self, way: Way) -> io::Result<()> {
+        way.folders.iter().try_for_each(|folder| self.sync_folder(folder))?;
+        self.way_is_synced(way);
         Ok(())
+    }
+
+    /// To be told when every folder of a way has been synced: the next way through them is shorter.
+    pub(super) fn way_is_synced(&self, way: Way) {
+        for (folder, id) in way.through {
+            self.reached.insert(folder, id);
+        }
     }
 
     /// Removes a file, and says whether there was one.
@@ -179,12 +214,13 @@ impl Files {
         self.listings.changed(path);
         let deleted = is_seen(&fs::symlink_metadata(&aside)?);
         if !deleted {
-            self.place(&aside, path, || match fs::hard_link(&aside, path) {
+            let way = self.place(&aside, path, || match fs::hard_link(&aside, path) {
                 Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(()),
                 // Where there are no hard links.
                 Err(_) => fs::rename(&aside, path),
                 put => put,
             })?;
+            self.sync_way(way)?;
         }
         remove(&aside)?;
         self.sync_folder(parent(path)?)?;

@@ -238,7 +238,8 @@ mod tests {
         here.make_folder(&shared.path("t100-9")).unwrap();
         assert_eq!(shared.seen(here, "t100-8", View::Recent), ["t100-9", "t102"]);
         // A listing of which others changed what this process changed before.
-        here.write(&shared.path("t100-a"), b"x").unwrap();
+        let way = here.write(&shared.path("t100-a"), b"x").unwrap();
+        here.sync_way(way).unwrap();
         there.delete(&shared.path("t100-a")).unwrap();
         assert_eq!(shared.seen(here, "t100-9", View::Recent), ["t102", "t103"]);
     }

@@ -6,15 +6,16 @@
 use std::fs::{self, File, OpenOptions, TryLockError};
 use std::io::{self, IoSlice};
 use std::os::unix::fs::{FileExt, MetadataExt};
-use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::SystemTime;
 
 use async_trait::async_trait;
 use bytes::Bytes;
+use tokio::task::spawn_blocking;
 
 use super::files::{self, Files};
-use super::{Durability, blocking, sync};
+use super::syncing::Syncing;
+use super::{Durability, blocking, ended, sync};
 use crate::backend::{BackendError, Content, Object, Stage, UploadStatus};
 use crate::digest::{Algorithm, HashState, Hasher};
 use crate::kernel;
@@ -188,22 +189,30 @@ impl Stage for VolumeStage {
     }
 
     async fn checkpoint(&mut self, state: &HashState) -> Result<(), BackendError> {
+        let place = self.key.to_string();
+        let (algorithm, offset) = (state.algorithm(), state.offset());
         let (files, key, data, state) =
             (self.files.clone(), self.key.clone(), self.data.clone(), state.clone());
-        blocking("checkpoint", &self.key.to_string(), move || {
+        let (written, way) = blocking("checkpoint", &place, move || {
             // The bytes first: a state must never promise more than the disk has.
-            sync(&data, files.durability())?;
-            sync(&write_checkpoint(&files, &key, &state)?, files.durability())?;
-            let folder = files.path(layout::upload_checkpoints(&key, state.algorithm()).as_str());
-            files.sync_folder(&folder)?;
-            files.sync_way_to(&folder)?;
-            for offset in checkpoints(&files, &key, state.algorithm())? {
-                if offset != state.offset() {
-                    files::remove(
-                        &files.path(layout::upload_checkpoint(&key, state.algorithm(), offset).as_str()),
-                    )?;
-                }
+            let durability = files.durability();
+            sync(&data, durability)?;
+            let written = write_checkpoint(&files, &key, &state)?;
+            let written = spawn_blocking(move || sync(&written, durability));
+            let way = files.way_into(&files.path(layout::upload_checkpoints(&key, algorithm).as_str()))?;
+            Ok((written, Syncing::begin(&files, way)?))
+        })
+        .await?;
+        ended("checkpoint", &place, written).await?;
+        way.end("checkpoint", &place).await?;
+        let (files, key, data) = (self.files.clone(), self.key.clone(), self.data.clone());
+        blocking("checkpoint", &place, move || {
+            let before = checkpoints(&files, &key, algorithm)?.into_iter().filter(|other| *other != offset);
+            for offset in before {
+                files::remove(&files.path(layout::upload_checkpoint(&key, algorithm, offset).as_str()))?;
             }
+            // Held until here, even if nobody waits for this any more, so that what goes is not somebody's later state.
+            drop(data);
             Ok(())
         })
         .await
@@ -215,10 +224,17 @@ impl Stage for VolumeStage {
 
     async fn publish(self: Box<Self>, to: &Key) -> Result<(), BackendError> {
         let Self { files, key, data, .. } = *self;
-        let to: PathBuf = files.path(to.as_str());
-        blocking("publish", &key.to_string(), move || {
-            sync(&data, files.durability())?;
-            files.rename(&files.path(layout::upload_data(&key).as_str()), &to)?;
+        let place = key.to_string();
+        let from = files.path(layout::upload_data(&key).as_str());
+        let to = files.path(to.as_str());
+        let renamed = files.clone();
+        let way = blocking("publish", &place, move || {
+            sync(&data, renamed.durability())?;
+            let way = renamed.rename(&from, &to)?;
+            Syncing::begin(&renamed, way)
+        });
+        way.await?.end("publish", &place).await?;
+        blocking("publish", &place, move || {
             // It is done. What a crash or a failure leaves is no upload without its bytes, and the purge removes it.
             if let Err(error) = fs::remove_dir_all(files.path(layout::upload(&key).as_str())) {
                 tracing::debug!(upload = %key, error = &error as &dyn std::error::Error, "a finished upload is not removed");
