@@ -139,7 +139,7 @@ impl Logins {
         let tokens = RegistryTokens::new(token_keys, audience, lifetime, reviews.clone(), clock.clone());
         let tokens = Arc::new(tokens.with_users_of(user_files.clone()));
         let issuers = issuers(settings, authority.cluster(), &files)?;
-        let verified = ServiceAccounts::new(issuers, rules, None, clock);
+        let verified = ServiceAccounts::new(issuers, rules, clock);
         let of_accounts: Arc<dyn Authenticator> = match &reviews {
             Some(reviews) => Arc::new(ConfirmedAccounts::new(verified, Arc::clone(reviews))),
             None => Arc::new(verified),

@@ -24,7 +24,6 @@ pub use objects::{Binding, Role, RoleKind, RoleRef, Subject};
 pub(crate) use entry::Entry;
 pub(crate) use replacement::Reach;
 
-use self::objects::label;
 use crate::{AuthError, Authorizer, Decision, Identity, PolicyRule, ResourceAttributes};
 
 /// Decides by a [`Policy`] that may change at any time. Each decision sees one state of it.
@@ -132,12 +131,6 @@ impl Policy {
         self.put(role);
     }
 
-    /// Forgets a role: bindings to it grant nothing from now on.
-    pub fn remove_role(&mut self, namespace: Option<&str>, name: &str) {
-        self.scope_mut(namespace).roles.remove(name);
-        self.forget_if_empty(namespace);
-    }
-
     /// Adds a binding, or changes it.
     pub fn put_binding(&mut self, binding: Binding) {
         self.put(binding);
@@ -150,11 +143,6 @@ impl Policy {
             scope.named_by(subject).push(Arc::clone(&bound));
         }
         scope.bindings.insert(Arc::clone(&bound.label), bound);
-    }
-
-    /// Forgets a binding.
-    pub fn remove_binding(&mut self, namespace: Option<&str>, name: &str) {
-        Binding::remove(self, &(namespace.map(Arc::from), label(namespace, name).into()));
     }
 
     /// The scope may be empty afterwards.

@@ -240,19 +240,13 @@ pub enum TokenError {
 pub struct ServiceAccounts {
     issuers: Vec<Issuer>,
     rules: TokenRules,
-    accounts: Option<Arc<dyn Accounts>>,
     clock: Clock,
 }
 
 impl ServiceAccounts {
-    /// Accepts what `issuers` signed, by these rules. Without `accounts` no account is ever gone.
-    pub fn new(
-        issuers: Vec<Issuer>,
-        rules: TokenRules,
-        accounts: Option<Arc<dyn Accounts>>,
-        clock: Clock,
-    ) -> Self {
-        Self { issuers, rules, accounts, clock }
+    /// Accepts what `issuers` signed, by these rules, whatever has become of the account since.
+    pub fn new(issuers: Vec<Issuer>, rules: TokenRules, clock: Clock) -> Self {
+        Self { issuers, rules, clock }
     }
 
     /// One step after the other, each only once the one before has been passed: nothing but the issuer is read from a token
@@ -276,7 +270,6 @@ impl ServiceAccounts {
         let expires = self.rules.accept_times(&claims, self.clock.now())?;
         self.rules.accept_audiences(&claims.audiences)?;
         let identity = Arc::new(Subject::read(&token.claims, &claims)?.identity());
-        ensure_current(self.accounts.as_deref(), &identity)?;
         Ok(Some(Authenticated { expires, ..Authenticated::new(identity) }))
     }
 }
@@ -314,21 +307,6 @@ pub(crate) fn end_of(token: &CompactToken<'_>) -> Option<SystemTime> {
 /// What `accounts` knows of `identity`. Whoever is no service account is none that could go.
 pub(crate) fn standing(accounts: &dyn Accounts, identity: &Identity) -> Standing {
     Account::of(identity).map_or(Standing::Current, |account| accounts.standing(&account))
-}
-
-/// Refuses a service account that `accounts` does not know to be there.
-pub(crate) fn ensure_current(
-    accounts: Option<&dyn Accounts>,
-    identity: &Identity,
-) -> Result<(), AuthenticationError> {
-    let (Some(accounts), Some(account)) = (accounts, Account::of(identity)) else { return Ok(()) };
-    match accounts.standing(&account) {
-        Standing::Current => Ok(()),
-        Standing::Gone | Standing::Unheard => Err(TokenError::Gone.into()),
-        Standing::Unknown => {
-            Err(AuthenticationError::Unavailable("the service accounts are not known yet".into()))
-        }
-    }
 }
 
 impl From<TokenError> for AuthenticationError {

@@ -69,6 +69,9 @@ impl TokenReviews {
         token: &Secret,
         known: &Authenticated,
     ) -> Result<Authenticated, AuthenticationError> {
+        if service_account::standing(&*self.accounts, &known.identity) == Standing::Gone {
+            return Err(TokenError::Gone.into());
+        }
         let confirmed = self.review(token, Some(known)).await?;
         if !confirmed.identity.is_same_user_as(&known.identity) {
             return Err(AuthenticationError::Rejected(

@@ -34,7 +34,7 @@ static WORLD: LazyLock<(EcdsaKeyPair, ServiceAccounts, RegistryTokens)> = LazyLo
     let mut rules = TokenRules::for_audiences(vec!["registry".to_owned()]);
     rules.api_server = ApiServerTokens::For(vec![ISSUER.to_owned()]);
     let clock = || Clock::new(|| UNIX_EPOCH + Duration::from_secs(1_800_000_000));
-    let accounts = ServiceAccounts::new(issuers.into(), rules, None, clock());
+    let accounts = ServiceAccounts::new(issuers.into(), rules, clock());
     let keys = RegistryTokenKeys::random().expect("there is randomness");
     let minutes = Duration::from_secs(300);
     (pair, accounts, RegistryTokens::new(keys, "registry".to_owned(), minutes, None, clock()))

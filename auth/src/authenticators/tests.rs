@@ -457,7 +457,7 @@ async fn a_cluster_and_the_registry_never_take_each_others_tokens() {
     ));
     let issuer = Issuer { name: IssuerName::Exactly(ISSUER.to_owned()), keys: key_set(&[&key]) };
     let rules = TokenRules::for_audiences(vec!["registry".to_owned()]);
-    let accounts = ServiceAccounts::new(vec![issuer], rules, None, clock());
+    let accounts = ServiceAccounts::new(vec![issuer], rules, clock());
     let chain = chain()
         .then(registry.clone(), Attempts::Unlimited)
         .then(Arc::new(accounts), Attempts::Unlimited)

@@ -952,8 +952,7 @@ async fn an_account_whose_token_was_good_today_is_known_when_the_api_server_fall
     let mut rules = TokenRules::for_audiences(vec!["registry".to_owned()]);
     rules.api_server = ApiServerTokens::For(vec!["https://kubernetes".to_owned()]);
     let issuer = Issuer { name: IssuerName::Exactly(LEGACY_ISSUER.to_owned()), keys: key_set(&[&RSA]) };
-    let known = Some(Arc::clone(&accounts));
-    let verified = ServiceAccounts::new(vec![issuer], rules.clone(), known, clock.clone());
+    let verified = ServiceAccounts::new(vec![issuer], rules.clone(), clock.clone());
     let reviews = TokenReviews::new(cluster.clone(), Arc::clone(&accounts), rules, KNOWN_FOR, clock);
     let reviews = Arc::new(reviews.unwrap());
     let confirmed = ConfirmedAccounts::new(verified, Arc::clone(&reviews));
@@ -986,6 +985,9 @@ async fn an_account_whose_token_was_good_today_is_known_when_the_api_server_fall
     script.tells(ACCOUNTS, "DELETED", account("team", "deleted", "8"));
     let of_deleted = Account { namespace: "team", name: "deleted", uid: "8" };
     until(async || accounts.standing(&of_deleted) == Standing::Gone).await;
+    let asked = script.asked().len();
+    assert_eq!(show(&deleted).await, "rejected");
+    assert_eq!(script.asked().len(), asked, "whatever the API server remembers of it");
     script.refuses.store(503, Ordering::SeqCst);
     assert_eq!(
         show(&used).await,

@@ -40,7 +40,8 @@ impl Entry for Role {
     }
 
     fn remove(policy: &mut Policy, (namespace, name): &Name) {
-        policy.remove_role(namespace.as_deref(), name);
+        policy.scope_mut(namespace.as_deref()).roles.remove(name);
+        policy.forget_if_empty(namespace.as_deref());
     }
 }
 

@@ -2,7 +2,8 @@
 
 use std::fmt;
 
-use super::{Policy, RoleKind, RoleRef, SERVICE_ACCOUNT_PREFIX, label};
+use super::objects::label;
+use super::{Policy, RoleKind, RoleRef, SERVICE_ACCOUNT_PREFIX};
 use crate::{Identity, PolicyRule, ResourceAttributes};
 
 /// The roles that are advised before any other that grants the same.

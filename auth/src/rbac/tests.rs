@@ -340,6 +340,11 @@ fn binding(namespace: Option<&str>, name: &str, kind: RoleKind, role: &str, user
     }
 }
 
+/// A binding to be taken away, of which no more counts than where it lies and its name.
+fn bound(namespace: Option<&str>, name: &str) -> Binding {
+    binding(namespace, name, RoleKind::ClusterRole, "", "")
+}
+
 fn role(namespace: Option<&str>, name: &str, verb: &str) -> Role {
     let rule = PolicyRule {
         verbs: vec![verb.to_owned()],
@@ -364,7 +369,7 @@ fn each_change_of_one_object_counts_at_once() {
     assert!(!may(&policy, read));
     policy.put_role(role(Some("team"), "reader", "get"));
     assert!(may(&policy, read));
-    policy.remove_role(Some("team"), "reader");
+    policy.remove(role(Some("team"), "reader", ""));
     assert!(!may(&policy, read));
 
     // A binding that changes is not what it was.
@@ -374,12 +379,12 @@ fn each_change_of_one_object_counts_at_once() {
     assert!(!may(&policy, read));
     policy.put_binding(binding(Some("team"), "one", RoleKind::ClusterRole, "reader", "ann"));
     policy.put_binding(binding(Some("team"), "two", RoleKind::ClusterRole, "reader", "ann"));
-    policy.remove_binding(Some("team"), "one");
+    policy.remove(bound(Some("team"), "one"));
     assert!(may(&policy, read));
-    policy.remove_binding(None, "two");
-    policy.remove_binding(Some("elsewhere"), "two");
+    policy.remove(bound(None, "two"));
+    policy.remove(bound(Some("elsewhere"), "two"));
     assert!(may(&policy, read));
-    policy.remove_binding(Some("team"), "two");
+    policy.remove(bound(Some("team"), "two"));
     assert!(!may(&policy, read));
 
     // The cluster's own, which can only grant a cluster role.
@@ -387,9 +392,9 @@ fn each_change_of_one_object_counts_at_once() {
     assert!(!may(&policy, read) && !may(&policy, "get imagestreams"));
     policy.put_binding(binding(None, "all", RoleKind::ClusterRole, "reader", "ann"));
     assert!(may(&policy, read) && may(&policy, "get imagestreams"));
-    policy.remove_binding(None, "all");
-    policy.remove_role(None, "reader");
-    policy.remove_role(Some("other"), "reader");
+    policy.remove(bound(None, "all"));
+    policy.remove(role(None, "reader", ""));
+    policy.remove(role(Some("other"), "reader", ""));
     assert!(policy.namespaces.is_empty() && policy.cluster.is_empty(), "nothing is left behind");
     assert!(policy.cluster.users.is_empty());
 }
@@ -413,7 +418,7 @@ async fn a_decision_follows_the_policy_that_is_there() {
     rbac.replace(Policy::new([role(None, "reader", "get")], [all]));
     let allowed = Decision::Allowed("ClusterRoleBinding all".into());
     assert_eq!(rbac.decide(&ann, &read).await.unwrap(), allowed);
-    rbac.change(|policy| policy.remove_binding(None, "all"));
+    rbac.change(|policy| policy.remove(bound(None, "all")));
     assert_eq!(rbac.decide(&ann, &read).await.unwrap(), Decision::Denied);
 }
 
@@ -498,9 +503,9 @@ fn the_remedy_does_what_it_promises() {
         let namespace = Some(wanted.namespace).filter(|namespace| !namespace.is_empty());
         let mut added = super::tests::binding(namespace, "added", RoleKind::Role, "", "new");
         added.role = remedy.role;
-        policy.put_binding(added);
+        policy.put_binding(added.clone());
         assert_ne!(policy.decide(&caller("new"), &wanted), Decision::Denied, "{what}");
-        policy.remove_binding(namespace, "added");
+        policy.remove(added);
     }
 }
 
@@ -639,8 +644,8 @@ proptest! {
         }
         for (binding, removed) in left.clone().into_iter().zip(removed) {
             if removed {
-                policy.remove_binding(binding.namespace.as_deref(), &binding.name);
                 left.retain(|other| other.label() != binding.label());
+                policy.remove(binding);
             }
         }
         for (who, verb, (group, resource, subresource), namespace, name) in asked {

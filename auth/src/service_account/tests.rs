@@ -1,4 +1,4 @@
-use std::sync::{LazyLock, Mutex};
+use std::sync::LazyLock;
 use std::time::UNIX_EPOCH;
 
 use aws_lc_rs::hmac;
@@ -36,7 +36,7 @@ static WORLD: LazyLock<World> = LazyLock::new(|| World {
     thiefs: TestKey::p256(),
 });
 
-fn authenticator(rules: TokenRules, accounts: Option<Arc<dyn Accounts>>) -> ServiceAccounts {
+fn authenticator(rules: TokenRules) -> ServiceAccounts {
     let keys = || key_set(&[&RSA, &WORLD.p256, &WORLD.p384, &WORLD.p521]);
     let issuers = vec![
         Issuer { name: IssuerName::Exactly(CLUSTER.to_owned()), keys: keys() },
@@ -44,7 +44,7 @@ fn authenticator(rules: TokenRules, accounts: Option<Arc<dyn Accounts>>) -> Serv
         Issuer { name: IssuerName::Exactly(LEGACY_ISSUER.to_owned()), keys: keys() },
     ];
     let now = UNIX_EPOCH + Duration::from_secs(NOW);
-    ServiceAccounts::new(issuers, rules, accounts, Clock::new(move || now))
+    ServiceAccounts::new(issuers, rules, Clock::new(move || now))
 }
 
 /// Those of a deployment that takes its own tokens and, if `api_server` says so, the API server's.
@@ -279,7 +279,7 @@ async fn tokens_are_good_or_not_as_their_claims_say() {
         ),
         ("bound claims by the legacy issuer", changed("/iss", json!(LEGACY_ISSUER)), Refused(Claims)),
     ];
-    let authenticator = authenticator(rules(false), None);
+    let authenticator = authenticator(rules(false));
     for (name, token, expected) in &cases {
         assert_eq!(find(&authenticator, token, *expected).await, *expected, "{name}");
     }
@@ -288,7 +288,7 @@ async fn tokens_are_good_or_not_as_their_claims_say() {
 #[tokio::test]
 async fn tokens_for_the_api_server_are_good_where_that_is_configured() {
     use Found::{Good, Refused};
-    use TokenError::{Audience, Claims, Expired, Gone, OtherAudience, Subject};
+    use TokenError::{Audience, Claims, Expired, OtherAudience, Subject};
     let cases = [
         ("legacy", signed(&legacy()), Good),
         ("legacy, with an end", signed(&with(legacy(), "/exp", json!(NOW + HOUR))), Good),
@@ -333,13 +333,13 @@ async fn tokens_for_the_api_server_are_good_where_that_is_configured() {
         ("bound, for the API server and us", changed("/aud", json!([CLUSTER, "registry"])), Good),
         ("bound, without aud", changed("/aud", Value::Null), Refused(Claims)),
     ];
-    let tolerant = authenticator(rules(true), None);
+    let tolerant = authenticator(rules(true));
     for (name, token, expected) in &cases {
         assert_eq!(find(&tolerant, token, *expected).await, *expected, "{name}");
     }
 
     // Where a token must be for the registry alone.
-    let sole = authenticator(TokenRules { other_audiences: OtherAudiences::Refused, ..rules(false) }, None);
+    let sole = authenticator(TokenRules { other_audiences: OtherAudiences::Refused, ..rules(false) });
     let cases = [
         (changed("/aud", json!(["registry"])), Good),
         (changed("/aud", json!(["registry", "registry.example"])), Good),
@@ -348,40 +348,6 @@ async fn tokens_for_the_api_server_are_good_where_that_is_configured() {
     ];
     for (token, expected) in &cases {
         assert_eq!(find(&sole, token, *expected).await, *expected);
-    }
-
-    // An account that was deleted, and made anew under its old name.
-    let accounts = Arc::new(Watched::default());
-    let watching = authenticator(rules(true), Some(accounts.clone()));
-    let token = signed(&bound());
-    assert_eq!(find(&watching, &token, Found::Unavailable).await, Found::Unavailable);
-    for (uid, expected) in [("uid-of-builder", Good), ("uid-of-another", Refused(Gone)), ("", Refused(Gone))]
-    {
-        accounts.set("team", "builder", uid);
-        assert_eq!(find(&watching, &token, expected).await, expected, "{uid}");
-        assert_eq!(find(&watching, &signed(&legacy()), expected).await, expected, "{uid}");
-    }
-}
-
-/// The accounts that a cluster has; none are known before the first is set.
-#[derive(Debug, Default)]
-struct Watched(Mutex<Option<(String, String, String)>>);
-
-impl Watched {
-    fn set(&self, namespace: &str, name: &str, uid: &str) {
-        *self.0.lock().unwrap() = Some((namespace.to_owned(), name.to_owned(), uid.to_owned()));
-    }
-}
-
-impl Accounts for Watched {
-    fn standing(&self, account: &Account<'_>) -> Standing {
-        match &*self.0.lock().unwrap() {
-            None => Standing::Unknown,
-            Some((namespace, name, uid)) if *account == (Account { namespace, name, uid }) => {
-                Standing::Current
-            }
-            Some(_) => Standing::Gone,
-        }
     }
 }
 
@@ -539,7 +505,7 @@ async fn no_header_and_no_signature_is_believed_that_no_key_of_ours_made() {
         ("JSON serialization", format!(r#"{{"payload":"{body}","signature":"{signature}"}}"#), NotMine),
         ("a token after a space", format!(" {good}"), NotMine),
     ];
-    let authenticator = authenticator(rules(false), None);
+    let authenticator = authenticator(rules(false));
     for (name, token, expected) in &cases {
         assert_eq!(find(&authenticator, token, *expected).await, *expected, "{name}");
     }
@@ -568,7 +534,7 @@ async fn the_identity_is_the_one_that_the_api_server_would_tell() {
         "/kubernetes.io/node",
         json!({ "name": "worker-2", "uid": "uid-of-node" }),
     );
-    let authenticator = authenticator(rules(true), None);
+    let authenticator = authenticator(rules(true));
     let known = identify(&authenticator, &signed(&claims)).await.unwrap().unwrap();
     let extra =
         |key: &str, value: &str| (format!("authentication.kubernetes.io/{key}"), vec![value.to_owned()]);
@@ -603,13 +569,13 @@ async fn the_identity_is_the_one_that_the_api_server_would_tell() {
 #[tokio::test]
 async fn a_token_for_a_year_ends_when_it_is_a_day_old() {
     let claims = with(with(bound(), "/exp", json!(NOW + YEAR)), "/iat", json!(NOW - HOUR));
-    let known = identify(&authenticator(rules(false), None), &signed(&claims)).await.unwrap().unwrap();
+    let known = identify(&authenticator(rules(false)), &signed(&claims)).await.unwrap().unwrap();
     assert_eq!(known.expires, Some(UNIX_EPOCH + Duration::from_secs(NOW - HOUR + DAY)));
 }
 
 #[tokio::test]
 async fn a_token_may_be_the_password_of_any_user() {
-    let authenticator = authenticator(rules(false), None);
+    let authenticator = authenticator(rules(false));
     for user in ["", "<token>", "unused", "serviceaccount", "system:serviceaccount:team:other"] {
         let credential =
             Credential::Password { user: user.to_owned(), password: Secret::new(signed(&bound())) };
@@ -640,7 +606,7 @@ proptest::proptest! {
         let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
         let mut claims = bound();
         claims[name] = value;
-        let found = runtime.block_on(identify(&authenticator(rules(true), None), &signed(&claims)));
+        let found = runtime.block_on(identify(&authenticator(rules(true)), &signed(&claims)));
         if let Ok(Some(known)) = found {
             proptest::prop_assert_eq!(&known.identity.name, "system:serviceaccount:team:builder");
         }
