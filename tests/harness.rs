@@ -31,14 +31,14 @@ pub(crate) use registry::TestRegistry;
 pub(crate) use user::User;
 pub(crate) use workstation::Workstation;
 
-/// Asks again and again until it is so.
+/// Asks again and again until it is so, for longer than anything here takes: a silent API server is noticed after 70 s.
 pub(crate) async fn until(is_so: impl AsyncFn() -> bool) {
     let asking = async {
         while !is_so().await {
             sleep(Duration::from_millis(20)).await;
         }
     };
-    timeout(Duration::from_secs(60), asking).await.expect("in the end it is so");
+    timeout(Duration::from_secs(120), asking).await.expect("in the end it is so");
 }
 
 /// 1,048,576 bytes.

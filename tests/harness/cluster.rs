@@ -127,6 +127,16 @@ impl Cluster {
         self.api_server.kill();
     }
 
+    /// Has the API server answer nothing, though it is there and connections to it are taken.
+    pub(crate) fn freeze_api_server(&mut self) {
+        self.api_server.freeze();
+    }
+
+    /// Has the frozen API server go on.
+    pub(crate) fn thaw_api_server(&mut self) {
+        self.api_server.thaw();
+    }
+
     /// Has tokens signed with a new key from now on, by an API server that knows the old ones.
     pub(crate) async fn rotate_keys(&mut self) {
         self.kill_api_server();

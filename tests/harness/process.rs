@@ -111,6 +111,16 @@ impl Process {
         assert!(status.success(), "the program stopped with {status}");
     }
 
+    /// Lets the program do nothing any more, not even end: its connections stay open.
+    pub(crate) fn freeze(&self) {
+        self.send(Signal::STOP);
+    }
+
+    /// Lets a program go on that was frozen.
+    pub(crate) fn thaw(&self) {
+        self.send(Signal::CONT);
+    }
+
     /// Interrupts the program, and returns once it has ended.
     pub(crate) async fn interrupt(self) {
         self.end(Signal::INT).await;
