@@ -44,6 +44,7 @@ pub use self::sendfile::SendfileQueue;
 use self::tls::Certificates;
 pub use self::tls::TlsError;
 pub use self::workers::Workers;
+use crate::background::Background;
 use crate::config::{self, Address, Http};
 use crate::health;
 use crate::metrics::Metrics;
@@ -139,13 +140,14 @@ impl Server {
         let Self { http, metrics, workers, listeners } = self;
         let stopping = CancellationToken::new();
         let mut accepting = JoinSet::new();
-        let mut reloading = JoinSet::new();
+        let mut background = Background::new(metrics.clone());
 
         let connections = Arc::new(ConnectionLimit::new(http.limits.connections));
         let shared = Arc::new(Shared::new(router, metrics, workers, &http));
         for (listener, certificates) in listeners {
             if let Some(certificates) = &certificates {
-                reloading.spawn(Arc::clone(certificates).keep_current());
+                let certificates = Arc::clone(certificates);
+                background.keep("certificates", move || Arc::clone(&certificates).keep_current());
             }
             let (shared, connections) = (Arc::clone(&shared), Arc::clone(&connections));
             accepting.spawn(accept(listener, certificates, shared, connections, stopping.child_token()));

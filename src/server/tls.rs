@@ -2,6 +2,7 @@
 //! symlink, which is how Kubernetes renews a mounted secret; connections that are open keep what they began with.
 
 use std::io;
+use std::panic::resume_unwind;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::time::Duration;
@@ -82,12 +83,16 @@ impl Certificates {
     }
 
     /// Looks at the files for ever, and uses what is new in them if it can be used.
+    ///
+    /// # Panics
+    /// When looking at them did. What was used before is used on.
     pub(super) async fn keep_current(self: Arc<Self>) {
         loop {
             tokio::time::sleep(RELOAD_INTERVAL).await;
             let this = Arc::clone(&self);
-            if tokio::task::spawn_blocking(move || this.use_if_new()).await.is_err() {
-                return;
+            let looked = tokio::task::spawn_blocking(move || this.use_if_new()).await;
+            if let Some(panic) = looked.err().and_then(|error| error.try_into_panic().ok()) {
+                resume_unwind(panic);
             }
         }
     }
