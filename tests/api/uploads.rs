@@ -307,6 +307,24 @@ async fn an_upload_belongs_to_its_repository_and_ends_when_it_is_cancelled() {
 }
 
 #[tokio::test]
+async fn an_upload_goes_on_when_the_secret_is_taken_away_and_when_another_comes() {
+    let unsigned = start();
+    let signing =
+        |secret: &'static [u8]| unsigned.with(|options| options.state_key = Some(StateKey::new(secret)));
+    let (old, new) = (signing(b"old"), signing(b"new"));
+    let digest = Digest::of(Algorithm::Sha256, b"hello world");
+    let location = old.begin_upload("team/app").await;
+    let sent = unsigned.send(&format!("PATCH {location}"), &[], "hello ").await.expect(202);
+    // While servers of both kinds run, the next request may come to either.
+    let location = sent.header("location");
+    for server in [&old, &new] {
+        server.ask(&format!("GET {location}")).await.expect(204);
+    }
+    let sent = new.send(&format!("PATCH {location}"), &[], "world").await.expect(202);
+    unsigned.ask(&format!("PUT {}&digest={digest}", sent.header("location"))).await.expect(201);
+}
+
+#[tokio::test]
 async fn a_signed_location_serves_its_own_upload_where_it_stands() {
     let api = start();
     let signing = |secret: &'static [u8]| api.with(|options| options.state_key = Some(StateKey::new(secret)));
