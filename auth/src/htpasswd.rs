@@ -239,8 +239,9 @@ mod tests {
             };
             (0..7).map(|_| once()).min().unwrap()
         };
+        // Without a hash it would be thousands of times shorter; a busy machine makes either a few times longer.
         let (known, unknown) = (shortest("alice"), shortest("mallory"));
-        assert!(unknown > known / 2 && known > unknown / 2, "{known:?} and {unknown:?}");
+        assert!(unknown > known / 20 && known > unknown / 20, "{known:?} and {unknown:?}");
         // Nor would the password of nobody, if there were one, let anybody in.
         let users = Users { hashes: HashMap::new(), of_nobody: Secret::new(ALICE) };
         assert!(users.entry("mallory", &Secret::new("wonderland")).is_none());
