@@ -16,8 +16,8 @@ use crate::digest::{Algorithm, Digest, Hasher};
 use crate::layout::{self, UploadId, UploadKey};
 use crate::registry::{Inner, Registry, Writer};
 
-/// Bytes are written in batches of this size, which begin at multiples of it: the page cache then keeps them in large pieces, which
-/// cost less to write, and to send later, than pages do.
+/// Bytes are hashed and written in batches of this size, which begin at multiples of it: the page cache then keeps them in pieces larger
+/// than pages, which cost less to write, and to send later.
 pub(crate) const BATCH_BYTES: usize = 256 << 10;
 /// A batch that has waited this long for more is written as it is, so that slow clients do not sit on the common budget.
 const BATCH_PATIENCE: Duration = Duration::from_millis(100);

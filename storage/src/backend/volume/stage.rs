@@ -24,6 +24,10 @@ use crate::layout::{self, Key, UploadKey};
 /// After so many bytes the disk is set to work, so that little is left to sync when the last byte has come.
 const WRITE_OUT_BYTES: u64 = 8 << 20;
 
+/// One call writes so much at most: that is as large as the page cache then makes its pieces. Larger ones cost a little less to write
+/// as long as the kernel has them ready, and several times as much when it has to find, or to be given, memory that is as large.
+const PIECE_BYTES: u64 = 64 << 10;
+
 /// An upload that this process holds the lock of.
 #[derive(Debug)]
 pub(super) struct VolumeStage {
@@ -146,22 +150,40 @@ impl VolumeStage {
 fn write_all(data: &File, chunks: &[Bytes], begin: u64) -> io::Result<u64> {
     /// What one call takes, by POSIX and in Linux.
     const MOST_SLICES: usize = 1024;
-    let mut slices: Vec<IoSlice<'_>> = chunks.iter().map(|chunk| IoSlice::new(chunk)).collect();
-    let mut slices = slices.as_mut_slice();
     let mut end = begin;
-    IoSlice::advance_slices(&mut slices, 0);
-    while !slices.is_empty() {
-        match rustix::io::pwritev(data, &slices[..slices.len().min(MOST_SLICES)], end) {
+    let mut piece = Vec::new();
+    for chunk in chunks {
+        let mut bytes = &chunk[..];
+        while !bytes.is_empty() {
+            let room = PIECE_BYTES - end % PIECE_BYTES;
+            let (now, later) = bytes.split_at(bytes.len().min(room as usize));
+            piece.push(IoSlice::new(now));
+            (bytes, end) = (later, end + now.len() as u64);
+            if end.is_multiple_of(PIECE_BYTES) || piece.len() == MOST_SLICES {
+                write_before(data, &mut piece, end)?;
+                piece.clear();
+            }
+        }
+    }
+    write_before(data, &mut piece, end)?;
+    Ok(end)
+}
+
+/// Writes what ends at `end`.
+fn write_before(data: &File, mut slices: &mut [IoSlice<'_>], end: u64) -> io::Result<()> {
+    let mut left: u64 = slices.iter().map(|slice| slice.len() as u64).sum();
+    while left > 0 {
+        match rustix::io::pwritev(data, slices, end - left) {
             Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
             Ok(written) => {
-                end += written as u64;
+                left -= written as u64;
                 IoSlice::advance_slices(&mut slices, written);
             }
             Err(rustix::io::Errno::INTR) => {}
             Err(error) => return Err(error.into()),
         }
     }
-    Ok(end)
+    Ok(())
 }
 
 #[async_trait]
