@@ -18,7 +18,7 @@ use crate::registry::{Inner, Registry, Writer};
 
 /// Bytes are hashed and written in batches of this size, which begin at multiples of it: the page cache then keeps them in pieces larger
 /// than pages, which cost less to write, and to send later.
-pub(crate) const BATCH_BYTES: usize = 256 << 10;
+pub(crate) const BATCH_BYTES: usize = 1 << 20;
 /// A batch that has waited this long for more is written as it is, so that slow clients do not sit on the common budget.
 const BATCH_PATIENCE: Duration = Duration::from_millis(100);
 /// A long body is checkpointed each time this many bytes have come, so that a killed server costs no more than that.
