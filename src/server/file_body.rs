@@ -1,6 +1,7 @@
 //! A response body that is part of a file, by whichever way is the fastest on the connection it goes to.
 
 use std::collections::VecDeque;
+use std::fmt;
 use std::fs::File;
 use std::io;
 use std::ops::Range;
@@ -56,6 +57,8 @@ pub struct FileBody {
 enum Delivery {
     Sendfile {
         queue: SendfileQueue,
+        /// Between two parts.
+        turn: Option<OthersTurn>,
         /// The next part, while it is on its way into memory.
         arriving: Option<AbortOnDropHandle<()>>,
         /// Where the part ends that is known, or about, to be in memory.
@@ -69,12 +72,22 @@ enum Delivery {
     },
 }
 
+/// Ends when others on this thread have had their turn: a client that is as fast as the server would keep it for itself.
+struct OthersTurn(Pin<Box<dyn Future<Output = ()> + Send + Sync>>);
+
+impl fmt::Debug for OthersTurn {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.write_str("OthersTurn")
+    }
+}
+
 impl FileBody {
     /// Makes the body from the bytes `range` of `file`. `queue` is the extension of the request that is answered.
     pub fn new(file: Arc<File>, range: Range<u64>, queue: Option<&SendfileQueue>) -> Self {
         let delivery = match queue {
             Some(queue) => {
-                Delivery::Sendfile { queue: queue.clone(), arriving: None, resident_until: range.start }
+                let queue = queue.clone();
+                Delivery::Sendfile { queue, turn: None, arriving: None, resident_until: range.start }
             }
             None => {
                 Delivery::Read { reads: VecDeque::new(), next: range.start, _counted: Counted::one_more() }
@@ -97,8 +110,15 @@ impl Body for FileBody {
             return Poll::Ready(None);
         }
         let bytes = match delivery {
-            Delivery::Sendfile { queue, arriving, resident_until } => {
-                ready!(poll_placeholder(file, rest, queue, arriving, resident_until, context))
+            Delivery::Sendfile { queue, turn, arriving, resident_until } => {
+                if let Some(others) = turn {
+                    ready!(others.0.as_mut().poll(context));
+                    *turn = None;
+                }
+                let placeholder =
+                    ready!(poll_placeholder(file, rest, queue, arriving, resident_until, context));
+                *turn = Some(OthersTurn(Box::pin(tokio::task::yield_now())));
+                placeholder
             }
             Delivery::Read { reads, next, .. } => ready!(poll_bytes(file, rest, reads, next, context))?,
         };
@@ -252,6 +272,7 @@ fn spares() -> std::sync::MutexGuard<'static, Vec<Vec<u8>>> {
 
 #[cfg(test)]
 mod tests {
+    use std::future::poll_fn;
     use std::io::Write;
     use std::time::Duration;
 
@@ -354,6 +375,19 @@ mod tests {
                 assert!(body == content[from..to], "{from}-{to} by {by:?}");
             }
         }
+    }
+
+    #[tokio::test]
+    async fn others_have_their_turn_after_each_part() {
+        let file = file_with(&content(PLACEHOLDER_BYTES + 1));
+        let queue = SendfileQueue::default();
+        let mut body = FileBody::new(file, 0..PLACEHOLDER_BYTES as u64 + 1, Some(&queue));
+        let part = body.frame().await.unwrap().unwrap();
+        assert_eq!(part.data_ref().unwrap().len(), PLACEHOLDER_BYTES);
+        let mut rest = Box::pin(body.frame());
+        assert!(poll_fn(|context| Poll::Ready(rest.as_mut().poll(context).is_pending())).await);
+        assert_eq!(rest.await.unwrap().unwrap().data_ref().unwrap().len(), 1);
+        assert!(body.frame().await.is_none());
     }
 
     #[tokio::test]
