@@ -26,7 +26,7 @@ const WRITE_OUT_BYTES: u64 = 8 << 20;
 
 /// One call writes so much at most: that is as large as the page cache then makes its pieces. Larger ones cost a little less to write
 /// as long as the kernel has them ready, and several times as much when it has to find, or to be given, memory that is as large.
-const PIECE_BYTES: u64 = 64 << 10;
+const PIECE_BYTES: usize = 64 << 10;
 
 /// An upload that this process holds the lock of.
 #[derive(Debug)]
@@ -155,11 +155,11 @@ fn write_all(data: &File, chunks: &[Bytes], begin: u64) -> io::Result<u64> {
     for chunk in chunks {
         let mut bytes = &chunk[..];
         while !bytes.is_empty() {
-            let room = PIECE_BYTES - end % PIECE_BYTES;
-            let (now, later) = bytes.split_at(bytes.len().min(room as usize));
+            let past = usize::try_from(end % PIECE_BYTES as u64).expect("a remainder is less than a piece");
+            let (now, later) = bytes.split_at(bytes.len().min(PIECE_BYTES - past));
             piece.push(IoSlice::new(now));
             (bytes, end) = (later, end + now.len() as u64);
-            if end.is_multiple_of(PIECE_BYTES) || piece.len() == MOST_SLICES {
+            if now.len() == PIECE_BYTES - past || piece.len() == MOST_SLICES {
                 write_before(data, &mut piece, end)?;
                 piece.clear();
             }
