@@ -140,7 +140,7 @@ impl Http {
         let secret = http.secret(
             "secret",
             "secretfile",
-            "What replicas sign the state with that the URLs of uploads carry, as those of distribution do; without one they carry none. Uploads that began before it changed begin again.",
+            "What replicas sign the state with that the URLs of uploads carry, as those of distribution do; without one they carry none. Uploads that began before it changed begin again, unless it is taken away first (`docs/operations.md`).",
         );
         let headers =
             http.table::<HeaderName, HeaderValue>("headers", "Headers that every response carries.");
@@ -385,7 +385,7 @@ impl Limits {
         let NonZeroSize(buffer_bytes) = limits.get(
             "uploadbuffer",
             NonZeroSize(uploads.buffer_bytes),
-            "The memory for what was received and not yet written, of all uploads together. Beside it a connection holds what came and nobody has read yet, also before it is known who sends it: up to 64 KiB, or 2 MiB with HTTP/2. Manifests that are pushed are held whole.",
+            "The memory for what was received and not yet written, of all uploads together; less than a MiB counts as one. Beside it a connection holds what came and nobody has read yet, also before it is known who sends it: up to 64 KiB, or 2 MiB with HTTP/2. Manifests that are pushed are held whole.",
         );
         let connections = limits.get(
             "connections",

@@ -36,7 +36,7 @@ pub struct SendfileQueue(Arc<Mutex<Queue>>);
 struct Queue {
     segments: VecDeque<Segment>,
     /// Whether the socket sends full packets only. Otherwise each part ends with a short one, and what the kernel does for
-    /// each of those takes a tenth of a large file's time.
+    /// each of those takes a tenth of a large file's time. If the next part is late, what is left of this one goes after 200 ms.
     corked: bool,
 }
 
@@ -65,8 +65,9 @@ impl SendfileQueue {
             return Err(io::Error::other("a placeholder is not the one that was due"));
         };
         if !segment.is_last && !*corked {
-            // Fails on a Unix socket, which has no packets.
-            *corked = rustix::net::sockopt::set_tcp_cork(socket, true).is_ok();
+            // Both fail on a Unix socket, which has no packets.
+            let _ = rustix::net::sockopt::set_tcp_cork(socket, true);
+            *corked = true;
         }
         let sent = rustix::fs::sendfile(socket, &segment.file, Some(&mut segment.offset), length)?;
         if sent == 0 {
@@ -80,7 +81,7 @@ impl SendfileQueue {
         segment.length -= sent;
         if segment.length == 0 {
             if segment.is_last && *corked {
-                rustix::net::sockopt::set_tcp_cork(socket, false)?;
+                let _ = rustix::net::sockopt::set_tcp_cork(socket, false);
                 *corked = false;
             }
             segments.pop_front();
@@ -210,5 +211,38 @@ mod tests {
         queue.push(file, 0, 11, true);
         queue.send_next(server.as_fd(), 11).unwrap();
         assert!(!tcp_cork(&server).unwrap(), "what goes in one part needs no call more");
+    }
+
+    #[test]
+    fn a_last_part_that_the_socket_takes_bit_by_bit_is_sent_in_full_packets_to_its_end() {
+        const LENGTH: usize = PLACEHOLDER_BYTES;
+        let file = tempfile::tempfile().unwrap();
+        file.set_len(1 + LENGTH as u64).unwrap();
+        let file = Arc::new(file);
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let mut client = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+        let (server, _) = listener.accept().unwrap();
+        socket2::SockRef::from(&server).set_send_buffer_size(4096).unwrap();
+        server.set_nonblocking(true).unwrap();
+        let queue = SendfileQueue::default();
+        queue.push(Arc::clone(&file), 0, 1, false);
+        queue.push(file, 1, LENGTH, true);
+        queue.send_next(server.as_fd(), 1).unwrap();
+        let (mut left, mut times) = (LENGTH, 0);
+        client.read_exact(&mut [0]).unwrap();
+        while left > 0 {
+            assert!(tcp_cork(&server).unwrap());
+            let sent = match queue.send_next(server.as_fd(), left) {
+                Ok(sent) => sent,
+                Err(error) => {
+                    assert_eq!(error.kind(), io::ErrorKind::WouldBlock);
+                    0
+                }
+            };
+            client.read_exact(&mut vec![0; sent]).unwrap();
+            (left, times) = (left - sent, times + 1);
+        }
+        assert!(times > 1, "the socket took all at once");
+        assert!(!tcp_cork(&server).unwrap());
     }
 }

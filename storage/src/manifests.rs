@@ -212,9 +212,11 @@ impl Writer {
                 // Who deletes it at the same time takes the referrer first: where this revision stays, so does what is written after it.
                 self.link_referrer(manifest, digest, bytes.len() as u64).await
             };
-            let memories = each(tags, |tag| self.remember_tag(tag, digest));
-            let (revision, memories) = tokio::join!(revision, memories);
-            revision.and(memories)?;
+            let memory = each(tags.get(..1).unwrap_or_default(), |tag| self.remember_tag(tag, digest));
+            let (revision, memory) = tokio::join!(revision, memory);
+            revision.and(memory)?;
+            // Those folders that all tags share have been synced now, and are not once more for each.
+            each(tags.get(1..).unwrap_or_default(), |tag| self.remember_tag(tag, digest)).await?;
             each(tags, |tag| self.point_tag(tag, digest)).await?;
             // Who deletes this manifest at the same time has either seen the tags, or removed the revision before this look.
             if tags.is_empty() || self.0.revision(digest).await?.is_some() {

@@ -25,7 +25,7 @@ pub struct RegistryOptions {
     pub tag_lifetime: Duration,
     /// For how long it is taken from memory that a repository holds a blob or manifest.
     pub membership_lifetime: Duration,
-    /// Bytes that have arrived and are not yet written, over all uploads together. 256 KiB are the least.
+    /// Bytes that have arrived and are not yet written, over all uploads together. A MiB is the least.
     pub upload_buffer_bytes: usize,
 }
 

@@ -367,12 +367,13 @@ where
 
 /// Reads an object through once for its digest.
 async fn hash(object: Object, algorithm: Algorithm) -> Result<Digest, BackendError> {
+    const READ_BYTES: usize = 256 << 10;
     match object.content {
         Content::File(file) => {
             let hashed = tokio::task::spawn_blocking(move || {
                 use std::os::unix::fs::FileExt;
                 let mut hasher = Hasher::new(algorithm);
-                let mut buffer = vec![0; BATCH_BYTES];
+                let mut buffer = vec![0; READ_BYTES];
                 loop {
                     let read = file.read_at(&mut buffer, hasher.bytes())?;
                     if read == 0 {

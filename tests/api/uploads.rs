@@ -387,7 +387,7 @@ async fn what_cannot_be_mounted_is_uploaded() {
 
 #[tokio::test]
 async fn whatever_the_store_fails_at_the_push_can_be_done_again() {
-    let content = content(600_000);
+    let content = content(2_500_000);
     let digest = Digest::of(Algorithm::Sha256, &content);
     for (fault, status, code) in [(Fault::Full, 507, "UNAVAILABLE"), (Fault::Unavailable, 503, "UNAVAILABLE")]
     {
@@ -418,8 +418,8 @@ async fn push_in_two(api: &TestApi, content: &Bytes, digest: &Digest) -> Answer 
         return begun;
     }
     let location = begun.header("location");
-    let (first, second) = (content.slice(..400_000), content.slice(400_000..));
-    let kept = api.send(&format!("PATCH {location}"), &[], pieces(&first, 90_000)).await;
+    let (first, second) = (content.slice(..1_500_000), content.slice(1_500_000..));
+    let kept = api.send(&format!("PATCH {location}"), &[], pieces(&first, 400_000)).await;
     if kept.status != 202 {
         return kept;
     }

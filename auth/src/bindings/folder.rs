@@ -11,7 +11,7 @@ use std::io;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 use super::BUILT_IN;
 use super::aggregation::{ClusterRole, aggregate};
@@ -24,19 +24,27 @@ use crate::rbac::{Policy, Rbac};
 pub struct Folder {
     path: PathBuf,
     rbac: Arc<Rbac>,
-    seen: Mutex<Seen<Look>>,
+    seen: Mutex<Seen<Known>>,
 }
 
-/// What tells whether the files are others than when they were last looked at.
+/// What tells whether the files are others than when they were last read.
+#[derive(Debug)]
+struct Known {
+    /// The one before they were read.
+    look: Look,
+    fingerprint: u64,
+}
+
+/// What the file system says of the files.
 #[derive(Debug)]
 struct Look {
-    /// What the file system said of them before they were read.
     stamps: Vec<Stamp>,
-    fingerprint: u64,
-    read: Instant,
+    taken: Instant,
+    /// Whether they had been left alone for longer than a tick of its clock.
+    are_settled: bool,
 }
 
-/// A file, and what changes whenever its contents do, or nearly: two changes may share a tick of the file system's clock.
+/// A file, and what changes whenever its contents do, unless two changes share a tick of the file system's clock.
 #[derive(Debug, Eq, PartialEq)]
 struct Stamp {
     path: PathBuf,
@@ -46,8 +54,12 @@ struct Stamp {
     changed: (i64, i64),
 }
 
-/// How long files that seem to be the same are not read. 100,000 bindings are dozens of MiB.
+/// How long files that seem to be the same are not read: 100,000 bindings are dozens of MiB. Not for ever, since the file system may have
+/// another clock.
 const UNREAD_FOR: Duration = Duration::from_secs(60);
+
+/// The longest tick of a file system's clock, in seconds.
+const TICK_SECONDS: u64 = 2;
 
 /// Why a folder makes no policy.
 #[derive(Debug, thiserror::Error)]
@@ -96,12 +108,11 @@ impl Folder {
     /// When a file cannot be read, or is wrong.
     pub fn open(path: impl Into<PathBuf>) -> Result<Self, FolderError> {
         let path = path.into();
-        let read_at = Instant::now();
-        let stamps = look(&path)?;
-        let files = read(&stamps)?;
+        let look = Look::at(&path)?;
+        let files = read(&look.stamps)?;
         let loaded = load(&files)?;
         loaded.log();
-        let seen = Seen::new(Look { stamps, fingerprint: fingerprint(&files), read: read_at });
+        let seen = Seen::new(Known { look, fingerprint: fingerprint(&files) });
         Ok(Self { path, rbac: Arc::new(Rbac::new(loaded.policy)), seen: Mutex::new(seen) })
     }
 
@@ -120,26 +131,25 @@ impl Reread for Folder {
     fn use_if_new(&self) {
         let folder = self.path.display();
         let mut seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
-        let now = Instant::now();
-        let stamps = match look(&self.path) {
-            Ok(stamps) => stamps,
+        let look = match Look::at(&self.path) {
+            Ok(look) => look,
             Err(error) => return seen.was_unread(&self.path, &error),
         };
-        if stamps == seen.found.stamps && now.duration_since(seen.found.read) < UNREAD_FOR {
+        if look.needs_no_reading_after(&seen.found.look) {
             return seen.was_read(&self.path);
         }
-        let files = match read(&stamps) {
+        let files = match read(&look.stamps) {
             Ok(files) => files,
             Err(error) => return seen.was_unread(&self.path, &error),
         };
         seen.was_read(&self.path);
-        let found = Look { fingerprint: fingerprint(&files), stamps, read: now };
+        let found = Known { look, fingerprint: fingerprint(&files) };
         if found.fingerprint == seen.found.fingerprint {
             seen.found = found;
             return;
         }
         // What changes while it is read may be half of one state and half of another: it is read when it has settled.
-        match look(&self.path).and_then(|stamps| read(&stamps)) {
+        match stamps(&self.path).and_then(|stamps| read(&stamps)) {
             Ok(again) if fingerprint(&again) == found.fingerprint => {}
             Ok(_) => return,
             Err(error) => return seen.was_unread(&self.path, &error),
@@ -215,8 +225,24 @@ fn built_in() -> impl Iterator<Item = ClusterRole> {
     })
 }
 
+impl Look {
+    /// A look at a folder whose files are about to be read.
+    fn at(folder: &Path) -> Result<Self, FolderError> {
+        let stamps = stamps(folder)?;
+        let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default().as_secs();
+        let is_old =
+            |stamp: &Stamp| u64::try_from(stamp.changed.0).is_ok_and(|changed| changed + TICK_SECONDS < now);
+        let are_settled = stamps.iter().all(is_old);
+        Ok(Self { stamps, taken: Instant::now(), are_settled })
+    }
+
+    fn needs_no_reading_after(&self, last: &Self) -> bool {
+        last.are_settled && self.stamps == last.stamps && self.taken.duration_since(last.taken) < UNREAD_FOR
+    }
+}
+
 /// Finds all files that count, in the order of their names.
-fn look(folder: &Path) -> Result<Vec<Stamp>, FolderError> {
+fn stamps(folder: &Path) -> Result<Vec<Stamp>, FolderError> {
     let mut paths = Vec::new();
     for entry in std::fs::read_dir(folder).map_err(unreadable(folder))? {
         let path = entry.map_err(unreadable(folder))?.path();

@@ -230,7 +230,7 @@ impl Backend for Volume {
         let files = self.files.clone();
         let written = blocking("write", key.as_str(), move || {
             let way = files.write(&path, &bytes)?;
-            Syncing::begin(&files, way)
+            Ok(Syncing::begin(&files, way))
         });
         written.await?.end("write", key.as_str()).await
     }

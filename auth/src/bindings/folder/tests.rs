@@ -303,14 +303,20 @@ fn files_that_seem_to_be_the_same_are_read_once_a_minute() {
     fs::write(&file, BINDING).unwrap();
     let read = Folder::open(folder.path()).unwrap();
     let may = |user: &str| read.authorizer().read(|policy| may(policy, user, "team"));
-    fs::write(&file, BINDING.replace("alice", "bobby")).unwrap();
-    // As if the file system's clock had not moved on.
-    read.seen.lock().unwrap().found.stamps = look(folder.path()).unwrap();
-    read.use_if_new();
-    assert!(may("alice"));
-    read.seen.lock().unwrap().found.read -= UNREAD_FOR;
-    read.use_if_new();
-    assert!(!may("alice") && may("bobby"));
+    let change = |from: &str, to: &str, are_settled: bool, age: Duration| {
+        assert!(may(from));
+        fs::write(&file, BINDING.replace("alice", to)).unwrap();
+        // As if the file system's clock had not moved on.
+        let stamps = stamps(folder.path()).unwrap();
+        let taken = Instant::now().checked_sub(age).unwrap();
+        read.seen.lock().unwrap().found.look = Look { stamps, taken, are_settled };
+        read.use_if_new();
+        may(to)
+    };
+    assert!(!read.seen.lock().unwrap().found.look.are_settled, "it has just been written");
+    assert!(change("alice", "bobby", false, Duration::ZERO));
+    assert!(!change("bobby", "carol", true, Duration::ZERO));
+    assert!(change("bobby", "david", true, UNREAD_FOR));
 }
 
 #[test]

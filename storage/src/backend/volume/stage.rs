@@ -222,11 +222,11 @@ impl Stage for VolumeStage {
             let written = write_checkpoint(&files, &key, &state)?;
             let written = spawn_blocking(move || sync(&written, durability));
             let way = files.way_into(&files.path(layout::upload_checkpoints(&key, algorithm).as_str()))?;
-            Ok((written, Syncing::begin(&files, way)?))
+            Ok((written, Syncing::begin(&files, way)))
         })
         .await?;
-        ended("checkpoint", &place, written).await?;
-        way.end("checkpoint", &place).await?;
+        let written = ended("checkpoint", &place, written).await;
+        written.and(way.end("checkpoint", &place).await)?;
         let (files, key, data) = (self.files.clone(), self.key.clone(), self.data.clone());
         blocking("checkpoint", &place, move || {
             let before = checkpoints(&files, &key, algorithm)?.into_iter().filter(|other| *other != offset);
@@ -253,7 +253,7 @@ impl Stage for VolumeStage {
         let way = blocking("publish", &place, move || {
             sync(&data, renamed.durability())?;
             let way = renamed.rename(&from, &to)?;
-            Syncing::begin(&renamed, way)
+            Ok(Syncing::begin(&renamed, way))
         });
         way.await?.end("publish", &place).await?;
         blocking("publish", &place, move || {
@@ -276,5 +276,27 @@ impl Stage for VolumeStage {
             Ok(())
         })
         .await
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+
+    use super::*;
+
+    #[test]
+    fn what_is_cut_into_pieces_is_written_as_it_was() {
+        let crumbs = (0..3000_u32).map(|number| Bytes::from(vec![number.to_le_bytes()[0]]));
+        let loaf = |length: u32| Bytes::from_iter((0..length).map(|at| (at % 251).to_le_bytes()[0]));
+        let chunks: Vec<Bytes> = crumbs.chain([loaf(200_000), loaf(1), loaf(65_536)]).collect();
+        let all = chunks.concat();
+        for begin in [0, 6, 65_530, 65_536] {
+            let file = tempfile::NamedTempFile::new().unwrap();
+            let end = write_all(file.as_file(), &chunks, begin).unwrap();
+            assert_eq!(end, begin + all.len() as u64);
+            let written = fs::read(file.path()).unwrap();
+            assert!(written[usize::try_from(begin).unwrap()..] == all, "from {begin}");
+        }
     }
 }

@@ -16,12 +16,13 @@ use crate::backend::BackendError;
 pub(super) struct Syncing {
     files: Arc<Files>,
     way: Way,
+    here: io::Result<()>,
     others: Vec<JoinHandle<io::Result<()>>>,
 }
 
 impl Syncing {
     /// Begins with every folder. One is synced here, which blocks: the thread is there already, and most ways are short.
-    pub(super) fn begin(files: &Arc<Files>, way: Way) -> io::Result<Self> {
+    pub(super) fn begin(files: &Arc<Files>, way: Way) -> Self {
         let mut folders = way.folders().iter();
         let here = folders.next();
         let sync = |folder: &PathBuf| {
@@ -29,15 +30,17 @@ impl Syncing {
             spawn_blocking(move || files.sync_folder(&folder))
         };
         let others = folders.map(sync).collect();
-        here.map_or(Ok(()), |folder| files.sync_folder(folder))?;
-        Ok(Self { files: files.clone(), way, others })
+        let here = here.map_or(Ok(()), |folder| files.sync_folder(folder));
+        Self { files: files.clone(), way, here, others }
     }
 
-    /// Waits for the rest of it.
+    /// Waits for all of it, also when some has failed: nothing goes on after the answer.
     pub(super) async fn end(self, operation: &'static str, place: &str) -> Result<(), BackendError> {
+        let mut synced = self.here.map_err(|error| BackendError::io(operation, place, error));
         for other in self.others {
-            ended(operation, place, other).await?;
+            synced = synced.and(ended(operation, place, other).await);
         }
+        synced?;
         self.files.way_is_synced(self.way);
         Ok(())
     }
