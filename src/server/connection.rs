@@ -167,15 +167,16 @@ where
     loop {
         tokio::select! {
             biased;
+            // First, so that an answer that is given after the stop says that the connection closes.
+            () = stopping.cancelled(), if !stopped => {
+                stopped = true;
+                http.as_mut().graceful_shutdown();
+            }
             ended = http.as_mut() => {
                 if let Err(error) = ended {
                     tracing::debug!(error = &error as &dyn Error, "connection ended");
                 }
                 return;
-            }
-            () = stopping.cancelled(), if !stopped => {
-                stopped = true;
-                http.as_mut().graceful_shutdown();
             }
             () = tokio::time::sleep(HTTP2_IDLE), if activity.is_some() && !stopped => {
                 let Some(activity) = activity else { continue };
