@@ -122,15 +122,16 @@ impl Body for FileBody {
                     ready!(others.0.as_mut().poll(context));
                     *turn = None;
                 }
-                let placeholder =
-                    ready!(poll_placeholder(file, rest, queue, arriving, resident_until, context));
-                let goes_on = (placeholder.len() as u64) < rest.end - rest.start;
-                *turn = goes_on.then(OthersTurn::new);
-                placeholder
+                ready!(poll_placeholder(file, rest, queue, arriving, resident_until, context))
             }
             Delivery::Read { reads, next, .. } => ready!(poll_bytes(file, rest, reads, next, context))?,
         };
         rest.start += bytes.len() as u64;
+        if let Delivery::Sendfile { turn, .. } = delivery
+            && !rest.is_empty()
+        {
+            *turn = Some(OthersTurn::new());
+        }
         Poll::Ready(Some(Ok(Frame::data(bytes))))
     }
 
