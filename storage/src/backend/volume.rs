@@ -486,15 +486,15 @@ mod tests {
         let long = [tag.clone(), tags.clone(), files.path("docker/a"), files.path("docker")];
         for _ in ["a failure to sync it", "a sync"] {
             let way = files.write(&tag.join("link"), b"x").unwrap();
-            assert_eq!(way.folders(), long);
+            assert!(way.folders().eq(&long));
         }
         files.sync_way(files.way_into(&tag).unwrap()).unwrap();
         let way = files.write(&tag.join("link"), b"x").unwrap();
-        assert_eq!(way.folders(), std::slice::from_ref(&tag));
+        assert!(way.folders().eq([&tag]));
         // A file system may give the number of the old folder to the new one.
         std::fs::rename(&tags, files.path("docker/a/old")).unwrap();
         let way = files.write(&tag.join("link"), b"x").unwrap();
-        assert_eq!(way.folders(), &long[..3]);
+        assert!(way.folders().eq(&long[..3]));
     }
 
     #[tokio::test]

@@ -38,15 +38,14 @@ type FolderId = (u64, u64, Option<SystemTime>);
 #[derive(Debug, Default)]
 #[must_use = "until it is synced, a crash may take what it leads to"]
 pub(super) struct Way {
-    folders: Vec<PathBuf>,
-    /// The folders that it leads through.
-    through: Vec<(PathBuf, FolderId)>,
+    /// Each with what it is, if the way to it is not known to have reached the disk: then the folder above it comes next.
+    folders: Vec<(PathBuf, Option<FolderId>)>,
 }
 
 impl Way {
     /// The folders to be synced, in any order.
-    pub(super) fn folders(&self) -> &[PathBuf] {
-        &self.folders
+    pub(super) fn folders(&self) -> impl Iterator<Item = &Path> {
+        self.folders.iter().map(|(folder, _)| folder.as_path())
     }
 }
 
@@ -147,35 +146,42 @@ impl Files {
             return Ok(way);
         }
         let mut folder = folder;
-        way.folders.push(folder.to_owned());
-        while folder != self.root {
-            let found = match fs::metadata(folder) {
-                // Nothing is in it any more.
-                Err(error) if is_absence(&error) => break,
-                found => found?,
-            };
-            let id = (found.dev(), found.ino(), found.created().ok());
-            if self.reached.get(folder) == Some(id) {
-                break;
+        loop {
+            let unreached = self.unreached(folder)?;
+            way.folders.push((folder.to_owned(), unreached));
+            if unreached.is_none() {
+                return Ok(way);
             }
-            way.through.push((folder.to_owned(), id));
             folder = parent(folder)?;
-            way.folders.push(folder.to_owned());
         }
-        Ok(way)
+    }
+
+    /// Which folder it is, if the way to it is not known to have reached the disk. None if nothing leads there any more.
+    fn unreached(&self, folder: &Path) -> io::Result<Option<FolderId>> {
+        if folder == self.root {
+            return Ok(None);
+        }
+        let found = match fs::metadata(folder) {
+            Err(error) if is_absence(&error) => return Ok(None),
+            found => found?,
+        };
+        let id = (found.dev(), found.ino(), found.created().ok());
+        Ok((self.reached.get(folder) != Some(id)).then_some(id))
     }
 
     /// Syncs a way, folder by folder.
     pub(super) fn sync_way(&self, way: Way) -> io::Result<()> {
-        way.folders.iter().try_for_each(|folder| self.sync_folder(folder))?;
+        way.folders().try_for_each(|folder| self.sync_folder(folder))?;
         self.way_is_synced(way);
         Ok(())
     }
 
     /// To be told when every folder of a way has been synced: the next way through them is shorter.
     pub(super) fn way_is_synced(&self, way: Way) {
-        for (folder, id) in way.through {
-            self.reached.insert(folder, id);
+        for (folder, unreached) in way.folders {
+            if let Some(id) = unreached {
+                self.reached.insert(folder, id);
+            }
         }
     }
 

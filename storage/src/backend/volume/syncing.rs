@@ -1,7 +1,7 @@
 //! Folders on their way to the disk, all at once: together they take it hardly longer than one of them.
 
 use std::io;
-use std::path::PathBuf;
+use std::path::Path;
 use std::sync::Arc;
 
 use tokio::task::{JoinHandle, spawn_blocking};
@@ -23,10 +23,10 @@ pub(super) struct Syncing {
 impl Syncing {
     /// Begins with every folder. One is synced here, which blocks: the thread is there already, and most ways are short.
     pub(super) fn begin(files: &Arc<Files>, way: Way) -> Self {
-        let mut folders = way.folders().iter();
+        let mut folders = way.folders();
         let here = folders.next();
-        let sync = |folder: &PathBuf| {
-            let (files, folder) = (files.clone(), folder.clone());
+        let sync = |folder: &Path| {
+            let (files, folder) = (files.clone(), folder.to_owned());
             spawn_blocking(move || files.sync_folder(&folder))
         };
         let others = folders.map(sync).collect();
