@@ -2,7 +2,8 @@
 //!
 //! Nothing that others rely on ends in silence: what panics is logged and counted, and begun anew.
 
-use std::panic::AssertUnwindSafe;
+use std::panic::{AssertUnwindSafe, resume_unwind};
+use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::FutureExt;
@@ -12,6 +13,9 @@ use crate::metrics::Metrics;
 
 /// How long what panicked waits before it is begun anew, since it may do so again at once.
 const PAUSE: Duration = Duration::from_secs(1);
+
+/// How often it is looked whether files say something new.
+const LOOK_INTERVAL: Duration = Duration::from_secs(2);
 
 /// Tasks that end when this is stopped or dropped.
 #[derive(Debug)]
@@ -36,6 +40,24 @@ impl Background {
         self.tasks.spawn(async move {
             while is_broken(what, &metrics, begin()).await {
                 tokio::time::sleep(pause).await;
+            }
+        });
+    }
+
+    /// Does `look`, which blocks, every other second.
+    pub fn look(&mut self, what: &'static str, look: impl Fn() + Send + Sync + 'static) {
+        let look = Arc::new(look);
+        self.keep(what, move || {
+            let look = Arc::clone(&look);
+            async move {
+                loop {
+                    tokio::time::sleep(LOOK_INTERVAL).await;
+                    let look = Arc::clone(&look);
+                    let looked = tokio::task::spawn_blocking(move || look()).await;
+                    if let Some(panic) = looked.err().and_then(|error| error.try_into_panic().ok()) {
+                        resume_unwind(panic);
+                    }
+                }
             }
         });
     }
@@ -90,5 +112,19 @@ mod tests {
         assert_eq!(metrics.background_panics(), 1);
         background.stop().await;
         assert_eq!(beginnings.recv().await, None, "it has ended");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_panics_when_it_looks_is_counted_and_looks_again() {
+        let (metrics, times) = (Metrics::default(), AtomicUsize::new(0));
+        let mut background = Background::new(metrics.clone());
+        let (looked, mut looks) = channel(1);
+        background.look("test", move || {
+            let time = times.fetch_add(1, Ordering::SeqCst);
+            looked.blocking_send(time).unwrap();
+            assert!(time > 0, "the first time it breaks");
+        });
+        assert_eq!((looks.recv().await, looks.recv().await), (Some(0), Some(1)));
+        assert_eq!(metrics.background_panics(), 1);
     }
 }

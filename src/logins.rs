@@ -31,6 +31,8 @@ pub struct Logins {
     pub cluster: Option<Cluster>,
     /// Each keeps current some of what they rest on, for as long as it runs.
     pub upkeep: Vec<Upkeep>,
+    /// The files that they rest on, to be looked at now and then.
+    pub files: Files,
 }
 
 /// What decides, and who is asked.
@@ -165,8 +167,7 @@ impl Logins {
         let challenge =
             Challenge::new(settings.challenge, realm, token_path, settings.password_realm.clone());
         let login = Login::new(authenticators, tokens, challenge, certificates, audit);
-        upkeep.push(files.upkeep());
-        Ok(Self { login, authorizer, cluster: authority.cluster().cloned(), upkeep })
+        Ok(Self { login, authorizer, cluster: authority.cluster().cloned(), upkeep, files })
     }
 }
 

@@ -147,7 +147,7 @@ impl Server {
         for (listener, certificates) in listeners {
             if let Some(certificates) = &certificates {
                 let certificates = Arc::clone(certificates);
-                background.keep("certificates", move || Arc::clone(&certificates).keep_current());
+                background.look("certificates", move || certificates.use_if_new());
             }
             let (shared, connections) = (Arc::clone(&shared), Arc::clone(&connections));
             accepting.spawn(accept(listener, certificates, shared, connections, stopping.child_token()));

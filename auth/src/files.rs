@@ -7,12 +7,6 @@ use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
-use std::time::Duration;
-
-use crate::Upkeep;
-
-/// How often the files are looked at.
-const RELOAD_INTERVAL: Duration = Duration::from_secs(2);
 
 /// The size up to which a file is read, in bytes.
 const MAX_FILE_BYTES: u64 = 16 << 20;
@@ -86,28 +80,11 @@ impl Files {
         self.watched.lock().unwrap_or_else(PoisonError::into_inner).push(what);
     }
 
-    /// What looks at the files now and then, and uses what is new in them if it can be used.
-    pub fn upkeep(self) -> Upkeep {
-        let files = Arc::new(self);
-        Upkeep::new("files", move || Arc::clone(&files).keep_current())
-    }
-
-    async fn keep_current(self: Arc<Self>) {
-        loop {
-            tokio::time::sleep(RELOAD_INTERVAL).await;
-            let this = Arc::clone(&self);
-            let looked = tokio::task::spawn_blocking(move || this.use_what_is_new()).await;
-            if let Some(panic) = looked.err().and_then(|error| error.try_into_panic().ok()) {
-                resume_unwind(panic);
-            }
-        }
-    }
-
-    /// Looks at each file once. Blocks.
+    /// Looks at each file once, and uses what is new in it if it can be used: for whoever does so now and then. Blocks.
     ///
     /// # Panics
     /// When looking at one did, once the others have been looked at.
-    pub(crate) fn use_what_is_new(&self) {
+    pub fn use_what_is_new(&self) {
         let files = self.watched.lock().unwrap_or_else(PoisonError::into_inner).clone();
         // Whatever a file was doing, what it said last stays whole.
         let look = |file: &Arc<dyn Reread>| catch_unwind(AssertUnwindSafe(|| file.use_if_new()));

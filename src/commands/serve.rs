@@ -67,6 +67,7 @@ pub async fn serve(config: Config) -> anyhow::Result<()> {
             for upkeep in logins.upkeep {
                 background.keep(upkeep.what(), move || upkeep.begin());
             }
+            background.look("files of logins", move || logins.files.use_what_is_new());
             (logins.authorizer, Some(logins.login), logins.cluster)
         }
     };

@@ -2,10 +2,8 @@
 //! symlink, which is how Kubernetes renews a mounted secret; connections that are open keep what they began with.
 
 use std::io;
-use std::panic::resume_unwind;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
-use std::time::Duration;
 
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
@@ -13,9 +11,6 @@ use rustls::server::{ServerConfig, WebPkiClientVerifier};
 use rustls::{RootCertStore, SupportedCipherSuite};
 
 use crate::config::{ClientCertificates, Tls, TlsVersion};
-
-/// How often the files are looked at.
-const RELOAD_INTERVAL: Duration = Duration::from_secs(2);
 
 /// Why TLS cannot be had as it is configured.
 #[derive(Debug, thiserror::Error)]
@@ -82,23 +77,9 @@ impl Certificates {
         Arc::clone(&self.current.read().unwrap_or_else(PoisonError::into_inner))
     }
 
-    /// Looks at the files for ever, and uses what is new in them if it can be used.
-    ///
-    /// # Panics
-    /// When looking at them did. What was used before is used on.
-    pub(super) async fn keep_current(self: Arc<Self>) {
-        loop {
-            tokio::time::sleep(RELOAD_INTERVAL).await;
-            let this = Arc::clone(&self);
-            let looked = tokio::task::spawn_blocking(move || this.use_if_new()).await;
-            if let Some(panic) = looked.err().and_then(|error| error.try_into_panic().ok()) {
-                resume_unwind(panic);
-            }
-        }
-    }
-
-    /// Each change is tried once: while a bad one lasts, the log says so once and the last good one is used.
-    fn use_if_new(&self) {
+    /// Looks at the files once, and uses what is new in them if it can be used. Each change is tried once: while a bad one
+    /// lasts, the log says so once and the last good one is used. Blocks.
+    pub(super) fn use_if_new(&self) {
         let certificate = self.settings.certificate.display();
         let mut seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
         let found = match Files::read(&self.settings) {
