@@ -275,7 +275,8 @@ fn credential(headers: &HeaderMap) -> Shown {
 }
 
 fn authorization(value: &HeaderValue) -> Option<Shown> {
-    let (scheme, rest) = value.to_str().ok()?.split_once(' ')?;
+    // What else it may have than visible ASCII is found out where a token is not known yet.
+    let (scheme, rest) = str::from_utf8(value.as_bytes()).ok()?.split_once(' ')?;
     let rest = rest.trim();
     if scheme.eq_ignore_ascii_case("bearer") {
         return Some(match rest {

@@ -9,7 +9,7 @@ use kube::Api;
 use kube::api::PostParams;
 
 use crate::cluster::{Answers, Cluster, ClusterError, Lasting};
-use crate::keyed_hash::{Hash, KeyedHash};
+use crate::keyed_hash::{Hash, KeyedHash, Kind};
 use crate::{AuthError, Authorizer, Decision, Identity, NoRandomness, ResourceAttributes};
 
 /// How long an answer is remembered, as the API server's own clients do.
@@ -40,7 +40,7 @@ impl AccessReviews {
         let ResourceAttributes { verb, group, resource, subresource, namespace, name } = wanted;
         let act = [verb, group, resource, subresource, namespace, name];
         let question = serde_json::json!([act, caller.name, caller.uid, caller.groups, caller.extra]);
-        self.key.of([question.to_string().as_str()])
+        self.key.of(Kind::Question, &question.to_string())
     }
 
     fn ask(

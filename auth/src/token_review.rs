@@ -14,7 +14,7 @@ use tokio::time::Instant;
 
 use crate::cluster::{Answer, Answers, Cluster, ClusterError, Contact, Lasting};
 use crate::compact_token::CompactToken;
-use crate::keyed_hash::KeyedHash;
+use crate::keyed_hash::{KeyedHash, Kind};
 use crate::service_account::{self, Account, Accounts};
 use crate::{
     Authenticated, AuthenticationError, Authenticator, Clock, Credential, Identity, NoRandomness, Secret,
@@ -92,7 +92,8 @@ impl TokenReviews {
         let parsed = CompactToken::parse(token.expose()).ok();
         let of_account = parsed.as_ref().filter(|token| service_account::is_of_service_account(token));
         let audiences = if of_account.is_some() { self.rules.accepted_audiences() } else { Vec::new() };
-        let question = self.key.of([token.expose()].into_iter().chain(audiences.iter().map(String::as_str)));
+        let question = [token.expose()].into_iter().chain(audiences.iter().map(String::as_str));
+        let question = self.key.of_list(Kind::Question, question);
         let is_proven =
             |identity: &Identity| known.is_some() && of_account.is_some() && Account::of(identity).is_some();
         let lasting = |verdict: &Verdict| match verdict {

@@ -10,7 +10,7 @@ use tokio::time::Instant;
 
 use super::AuthenticatorOptions;
 use crate::files::Changes;
-use crate::keyed_hash::{Hash, KeyedHash};
+use crate::keyed_hash::{Hash, KeyedHash, Kind};
 use crate::{Authenticated, AuthenticationError, Clock, Credential, Files, NoRandomness};
 
 /// How long it is not asked again when nobody could be reached: those who wait together wait once.
@@ -122,13 +122,15 @@ impl Verdicts {
 
     fn hash(&self, credential: &Credential) -> Hash {
         match credential {
-            Credential::Password { user, password } => self.key.of(["password", user, password.expose()]),
-            Credential::Token(token) => self.key.of(["token", token.expose()]),
+            Credential::Password { user, password } => {
+                self.key.of_list(Kind::Password, [user, password.expose()])
+            }
+            Credential::Token(token) => self.key.of(Kind::Token, token.expose()),
             Credential::Certificate { common_name, organizations } => {
                 let groups = organizations.iter().map(String::as_str);
-                self.key.of(["certificate", common_name].into_iter().chain(groups))
+                self.key.of_list(Kind::Certificate, [common_name.as_str()].into_iter().chain(groups))
             }
-            Credential::Unreadable(text) => self.key.of(["unreadable", text.expose()]),
+            Credential::Unreadable(text) => self.key.of(Kind::Unreadable, text.expose()),
         }
     }
 }
