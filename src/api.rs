@@ -27,7 +27,6 @@ use axum::http::{HeaderName, HeaderValue, Method, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use axum::routing::any;
 use bytes::Bytes;
-use http_body::Body as _;
 use storage::{Digest, MissingReferences, Reference};
 use tokio::time::timeout;
 use tokio_util::task::TaskTracker;
@@ -115,15 +114,14 @@ impl Api {
     }
 
     /// Runs a change to its end, whether or not its client waits for it.
-    async fn mutate<T: Send + 'static>(
-        &self,
-        change: impl Future<Output = Result<T, ApiError>> + Send + 'static,
-    ) -> Result<T, ApiError> {
-        self.0
-            .mutations
-            .spawn(change.in_current_span())
-            .await
-            .map_err(|error| ApiError::Internal(error.into()))?
+    fn mutate<T, C>(&self, change: C) -> impl Future<Output = Result<T, ApiError>> + use<T, C>
+    where
+        T: Send + 'static,
+        C: Future<Output = Result<T, ApiError>> + Send + 'static,
+    {
+        // Begun here, so that no request, not even one for something else, has room for a change in its own future.
+        let change = self.0.mutations.spawn(change.in_current_span());
+        async { change.await.map_err(|error| ApiError::Internal(error.into()))? }
     }
 
     /// Refuses what the configuration turns off.
@@ -273,20 +271,10 @@ pub fn with_errors(router: Router) -> Router {
 /// Every request below `/v2`.
 async fn answer(State(api): State<Api>, request: Request) -> Response {
     let (parts, body) = request.into_parts();
-    let is_head = parts.method == Method::HEAD;
     let mut response = api.admit(parts, body).await.unwrap_or_else(IntoResponse::into_response);
     let (name, value) = API_VERSION;
     response.headers_mut().insert(name, value);
-    if is_head { without_body(response) } else { response }
-}
-
-/// An answer to `HEAD`. Over HTTP/2 nothing else would keep the body from being sent.
-fn without_body(response: Response) -> Response {
-    let (mut head, body) = response.into_parts();
-    if let Some(length) = body.size_hint().exact().filter(|length| *length > 0) {
-        head.headers.insert(header::CONTENT_LENGTH, HeaderValue::from(length));
-    }
-    Response::from_parts(head, Body::empty())
+    response
 }
 
 /// An answer that is JSON.

@@ -35,8 +35,11 @@ pub(super) const ALPN_HTTP1: &[u8] = b"http/1.1";
 /// The first bytes of HTTP/2 without TLS.
 const HTTP2_PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 
-/// How long an HTTP/2 connection stays open without a request.
+/// How long an HTTP/2 connection stays open without a request, once it has had one.
 const HTTP2_IDLE: Duration = Duration::from_secs(180);
+
+/// How long one that has had none is given to hear that the server stops, which one that does not speak yet never does.
+const HTTP2_LAST_WORD: Duration = Duration::from_secs(1);
 
 /// How much goes on on a connection.
 #[derive(Debug, Default)]
@@ -49,6 +52,11 @@ impl Activity {
     pub(super) fn begin(&self) {
         self.begun.fetch_add(1, Ordering::Relaxed);
         self.under_way.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// Whether there has been no request yet.
+    fn is_new(&self) -> bool {
+        self.begun.load(Ordering::Relaxed) == 0
     }
 
     pub(super) fn end(&self) {
@@ -130,7 +138,7 @@ async fn serve_http1(
     stopping: &CancellationToken,
 ) {
     let http = shared.http1.serve_connection(TokioIo::new(socket), service(shared, connection));
-    drive(http, None, stopping).await;
+    drive(http, None, shared.header_timeout, stopping).await;
 }
 
 async fn serve_http2(
@@ -141,7 +149,7 @@ async fn serve_http2(
 ) {
     let activity = Arc::clone(&connection.activity);
     let http = shared.http2.serve_connection(TokioIo::new(socket), service(shared, connection));
-    drive(http, Some(&activity), stopping).await;
+    drive(http, Some(&activity), shared.header_timeout, stopping).await;
 }
 
 /// What hyper is to do with each request of a connection.
@@ -154,15 +162,16 @@ fn service(
     service_fn(move |request| answer(Arc::clone(&shared), Arc::clone(&connection), request))
 }
 
-/// Runs a connection to its end. One whose `activity` is watched is closed when it has long had no request; HTTP/1.1
-/// has its time limit for headers instead.
-async fn drive<C>(http: C, activity: Option<&Activity>, stopping: &CancellationToken)
+/// Runs a connection to its end. One whose `activity` is watched is closed when it has long had no request, or does not have its first
+/// within `first_request`; HTTP/1.1 has its time limit for headers instead.
+async fn drive<C>(http: C, activity: Option<&Activity>, first_request: Duration, stopping: &CancellationToken)
 where
     C: GracefulConnection,
     C::Error: Error + 'static,
 {
     let mut http = pin!(http);
     let mut stopped = false;
+    let mut patience = first_request;
     let mut begun_before = usize::MAX;
     loop {
         tokio::select! {
@@ -170,6 +179,7 @@ where
             // First, so that an answer that is given after the stop says that the connection closes.
             () = stopping.cancelled(), if !stopped => {
                 stopped = true;
+                patience = patience.min(HTTP2_LAST_WORD);
                 http.as_mut().graceful_shutdown();
             }
             ended = http.as_mut() => {
@@ -178,8 +188,12 @@ where
                 }
                 return;
             }
-            () = tokio::time::sleep(HTTP2_IDLE), if activity.is_some() && !stopped => {
+            () = tokio::time::sleep(patience), if activity.is_some_and(|activity| !stopped || activity.is_new()) => {
                 let Some(activity) = activity else { continue };
+                if activity.is_new() {
+                    return tracing::debug!("a connection had no request in time");
+                }
+                patience = HTTP2_IDLE;
                 let begun = activity.begun.load(Ordering::Relaxed);
                 if begun == begun_before && activity.under_way.load(Ordering::Relaxed) == 0 {
                     stopped = true;

@@ -142,6 +142,7 @@ pub(super) async fn answer(
     } else {
         RouterBody::empty()
     };
+    let is_head = head.method == Method::HEAD;
     let watched = shared.watched(head.uri.path());
     if let Some(route) = watched {
         record.particulars().has_route(route);
@@ -181,6 +182,9 @@ pub(super) async fn answer(
         }
     };
 
+    if is_head {
+        response = without_body(response);
+    }
     let status = response.status();
     let headers = response.headers_mut();
     for (name, value) in &shared.headers {
@@ -201,6 +205,15 @@ pub(super) async fn answer(
     patient_streams::handed_over();
     let pieces = (version == Version::HTTP_2).then(Bytes::new);
     Ok(response.map(|body| ResponseBody { body, pieces, record, _turn: turn, _under_way: under_way }))
+}
+
+/// An answer to `HEAD`. Over HTTP/2 nothing else would keep the body from being sent.
+fn without_body(response: Response<RouterBody>) -> Response<RouterBody> {
+    let (mut head, body) = response.into_parts();
+    if let Some(length) = body.size_hint().exact().filter(|length| *length > 0) {
+        head.headers.insert(header::CONTENT_LENGTH, HeaderValue::from(length));
+    }
+    Response::from_parts(head, RouterBody::empty())
 }
 
 /// Sees to it that there is one host at most that the client called: what its request's target names counts, whatever `Host` says

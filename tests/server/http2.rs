@@ -12,6 +12,8 @@ use http_body_util::{BodyExt, Empty, Full};
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use wharf::server::{FileBody, SendfileQueue};
 
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+
 use super::{Running, ask, on_any_port};
 
 #[tokio::test]
@@ -55,6 +57,56 @@ async fn without_tls_http2_and_http1_share_a_port_where_it_is_allowed() {
     driver.await.unwrap().unwrap();
     drop(plain);
     server.done.await.unwrap();
+}
+
+#[tokio::test]
+async fn a_connection_that_says_nothing_holds_up_nothing() {
+    let mut http = on_any_port(None);
+    http.h2c = true;
+    http.limits.header_timeout = Duration::from_millis(100);
+    let preface = async |server: &Running| {
+        let mut silent = server.connect().await;
+        silent.write_all(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n").await.unwrap();
+        // The server says its part at once.
+        silent.read_exact(&mut [0; 9]).await.unwrap();
+        silent
+    };
+    let server = Running::start(http.clone(), Router::new()).await;
+    let mut silent = preface(&server).await;
+    let mut rest = Vec::new();
+    let closed = tokio::time::timeout(Duration::from_secs(20), silent.read_to_end(&mut rest));
+    closed.await.expect("it is closed").unwrap();
+    server.stop().await;
+
+    // Where there is still time for its first request, it is not given all of it when the server stops.
+    http.limits.header_timeout = Duration::from_secs(3600);
+    http.drain_timeout = Duration::from_secs(3600);
+    let server = Running::start(http, Router::new()).await;
+    let _silent = preface(&server).await;
+    tokio::time::timeout(Duration::from_secs(20), server.stop()).await.expect("it stops");
+}
+
+#[tokio::test]
+async fn what_is_refused_before_it_is_read_has_no_body_for_those_who_asked_for_none() {
+    let mut http = on_any_port(None);
+    http.h2c = true;
+    let server = Running::start(http, Router::new()).await;
+    let stream = TokioIo::new(server.connect().await);
+    let (mut client, connection) =
+        hyper::client::conn::http2::handshake(TokioExecutor::new(), stream).await.unwrap();
+    let driver = tokio::spawn(connection);
+    for (method, has_body) in [("GET", true), ("HEAD", false)] {
+        let request = Request::builder().method(method).uri(format!("http://{}/", server.address));
+        // Two hosts besides the one in the target: which one is meant?
+        let request = request.header("host", "a").header("host", "b").body(Empty::<Bytes>::new()).unwrap();
+        let answer = client.send_request(request).await.unwrap();
+        assert_eq!(answer.status(), 400);
+        let length: usize = answer.headers()["content-length"].to_str().unwrap().parse().unwrap();
+        let body = answer.into_body().collect().await.unwrap().to_bytes();
+        assert_eq!((length > 0, body.len()), (true, if has_body { length } else { 0 }), "{method}");
+    }
+    drop(client);
+    driver.await.unwrap().unwrap();
 }
 
 #[tokio::test]
