@@ -138,6 +138,25 @@ impl Gate {
         Ok(DeleteAccess { deleter: self.registry.deleter(repository), grant: self.grant(asker, binding) })
     }
 
+    /// A permit to take a blob from `repository`, if the caller may read there. Whoever may not is not told, and goes on without: so
+    /// it is an event whoever asks.
+    ///
+    /// # Errors
+    /// When it cannot be known whether they may.
+    pub async fn mount_source(
+        &self,
+        asker: Asker<'_>,
+        repository: RepositoryName,
+    ) -> Result<Option<PullAccess>, ApiError> {
+        let wanted = rights::pull(&repository);
+        let Some(binding) = self.decide(asker.caller, wanted).await? else {
+            let missing = missing(asker.caller, &wanted);
+            Witness::of(asker, &self.audit).denied(Act::Pull, &repository, &missing).await;
+            return Ok(None);
+        };
+        Ok(Some(PullAccess { reader: self.registry.reader(repository), binding }))
+    }
+
     /// A permit to list repositories: all of them with OpenShift's right to, and otherwise those that `caller` may pull.
     ///
     /// # Errors
@@ -165,7 +184,7 @@ impl Gate {
         if let Some(binding) = self.decide(caller, wanted).await? {
             return Ok(binding);
         }
-        let missing = format!("User \"{}\" cannot {wanted}", caller.name);
+        let missing = missing(caller, &wanted);
         // Whoever showed nothing is asked to log in, and has not been told no.
         if !caller.is_anonymous() {
             Witness::of(asker, &self.audit).denied(act, repository, &missing).await;
@@ -192,6 +211,11 @@ impl Gate {
     fn grant(&self, asker: Asker<'_>, binding: Arc<str>) -> Grant {
         Grant { witness: Witness::of(asker, &self.audit), binding }
     }
+}
+
+/// What keeps `caller` from what is wanted, in Kubernetes' words.
+fn missing(caller: &Identity, wanted: &ResourceAttributes<'_>) -> String {
+    format!("User \"{}\" cannot {wanted}", caller.name)
 }
 
 impl CatalogAccess {

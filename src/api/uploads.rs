@@ -50,7 +50,8 @@ pub(super) async fn begin_upload(
 ) -> Result<Response, ApiError> {
     let query = Query::of(&request.uri);
     let base = api.0.options.urls.base(&request);
-    let access = match query.first("mount").and_then(|digest| digest.parse().ok()) {
+    let mounted: Option<Digest> = query.first("mount").and_then(|digest| digest.parse().ok());
+    let access = match mounted {
         Some(digest) => {
             let asker = Asker { caller, request: &request };
             match mount_blob(api, &base, access, asker, query.first("from").as_deref(), digest).await? {
@@ -68,7 +69,8 @@ pub(super) async fn begin_upload(
     let algorithm = match (digest, query.first("digest-algorithm")) {
         (Some(digest), _) => digest.algorithm(),
         (None, Some(hint)) => hint.parse().map_err(ApiError::DigestInvalid)?,
-        (None, None) => Algorithm::Sha256,
+        // What could not be mounted is what is uploaded instead.
+        (None, None) => mounted.map_or(Algorithm::Sha256, |digest| digest.algorithm()),
     };
     let api = api.clone();
     api.clone()
@@ -85,7 +87,7 @@ pub(super) async fn begin_upload(
 
 /// `PATCH <location>`: appends a chunk, or all there is.
 pub(super) async fn append_chunk(target: Target, request: Parts, body: Body) -> Result<Response, ApiError> {
-    let mut upload = target.receive_all(&request.headers, body).await?;
+    let mut upload = target.receive_all(&request.headers, body, None).await?;
     match upload.keep().await {
         Ok(size) => Ok(target.answer(StatusCode::ACCEPTED, size)),
         Err(error) => Err(target.failure(error).await),
@@ -96,7 +98,7 @@ pub(super) async fn append_chunk(target: Target, request: Parts, body: Body) -> 
 pub(super) async fn finish_upload(target: Target, request: Parts, body: Body) -> Result<Response, ApiError> {
     let digest = Query::of(&request.uri).first("digest").ok_or(ApiError::DigestMissing)?;
     let digest = digest.parse().map_err(ApiError::DigestInvalid)?;
-    let upload = target.receive_all(&request.headers, body).await?;
+    let upload = target.receive_all(&request.headers, body, Some(digest)).await?;
     target.finish(upload, digest).await
 }
 
@@ -133,10 +135,9 @@ async fn mount_blob(
     let source = match from.map(str::parse::<RepositoryName>) {
         None => None,
         Some(Err(_)) => return Ok(Mounted::No(access)),
-        Some(Ok(from)) => match gate.pull(asker, from).await {
-            Ok(source) => Some(source),
-            Err(ApiError::Denied { .. }) => return Ok(Mounted::No(access)),
-            Err(error) => return Err(error),
+        Some(Ok(from)) => match gate.mount_source(asker, from).await? {
+            Some(source) => Some(source),
+            None => return Ok(Mounted::No(access)),
         },
     };
     let anywhere = match source {
@@ -199,7 +200,7 @@ impl Target {
         body: Body,
         digest: Digest,
     ) -> Result<Response, ApiError> {
-        match self.receive_all(headers, body).await {
+        match self.receive_all(headers, body, Some(digest)).await {
             Ok(upload) => self.finish(upload, digest).await,
             Err(error) => {
                 // If it cannot be forgotten either, it is purged like any other.
@@ -213,8 +214,14 @@ impl Target {
         }
     }
 
-    /// Opens the upload and takes in a body, which must begin where the upload ends, if it says where it begins.
-    async fn receive_all(&self, headers: &HeaderMap, body: Body) -> Result<Upload, ApiError> {
+    /// Opens the upload and takes in a body, which must begin where the upload ends, if it says where it begins. What is `expected` is known
+    /// when it is the last one.
+    async fn receive_all(
+        &self,
+        headers: &HeaderMap,
+        body: Body,
+        expected: Option<Digest>,
+    ) -> Result<Upload, ApiError> {
         let length = body.size_hint().exact();
         let chunk = ChunkRange::of(headers)?;
         let mut upload = match self.open().await {
@@ -234,14 +241,17 @@ impl Target {
                 return Err(ApiError::SizeInvalid);
             }
         }
+        if let Some(digest) = expected {
+            upload.expect(digest.algorithm());
+        }
         match upload.receive(body.into_data_stream()).await {
             Ok(()) => {}
             Err(ReceiveError::Body(error)) => return Err(ApiError::of_body(error)),
             Err(ReceiveError::Backend(error)) => return Err(self.failure(error).await),
         }
         // A connection that is torn down may look like the end of a body.
-        let expected = length.or(chunk.map(|chunk| chunk.size()));
-        if expected.is_some_and(|expected| expected != upload.offset() - begin) {
+        let announced = length.or(chunk.map(|chunk| chunk.size()));
+        if announced.is_some_and(|announced| announced != upload.offset() - begin) {
             return Err(ApiError::SizeInvalid);
         }
         Ok(upload)

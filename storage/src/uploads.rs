@@ -132,6 +132,13 @@ impl Upload {
         self.hasher.bytes()
     }
 
+    /// Has what comes hashed for a digest of `algorithm`, if nothing has come yet: what did come would have to be read again.
+    pub fn expect(&mut self, algorithm: Algorithm) {
+        if self.offset() == 0 {
+            self.hasher = Hasher::new(algorithm);
+        }
+    }
+
     /// Takes in a body, hashing and writing it as it comes. It is not durable before [`Upload::keep`] or [`Upload::finish`],
     /// except when the body ends early: what had come is then kept, to be resumed.
     ///
@@ -259,7 +266,8 @@ async fn purge(
     deadline: SystemTime,
     what: Purge,
 ) -> Result<bool, BackendError> {
-    let touched = match backend.upload(upload).await? {
+    let seen = backend.upload(upload).await?;
+    let touched = match &seen {
         Some(status) => Some(status.touched),
         // What a crash left of one that was finished, cancelled or hardly begun.
         None => backend.changed(&layout::upload(upload)).await?,
@@ -271,8 +279,11 @@ async fn purge(
         tracing::info!(%upload, "abandoned upload");
         return Ok(true);
     }
-    // Opening it shows that nobody is writing to it.
+    // Opening it shows that nobody is writing to it, and whether somebody did since it was looked at: they were told that it is kept.
     match backend.stage(upload).await {
+        Ok(Some(stage)) if seen.is_none_or(|seen| seen.checkpoint != *stage.resumed_from()) => {
+            return Ok(false);
+        }
         Ok(Some(stage)) => stage.discard().await?,
         Ok(None) => backend.delete_folder(&layout::upload(upload)).await?,
         Err(error) if error.fault == crate::backend::Fault::Busy => return Ok(false),

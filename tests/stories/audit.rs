@@ -158,6 +158,10 @@ async fn who_may_not_or_shows_what_is_not_good_is_written_down() {
     let folder = folder.path();
     cluster.apply("pull", &binding("team", "robot", "system:image-puller"));
     cluster.apply("push", &binding("mine", "owner", "system:image-builder"));
+    let account = "ServiceAccount\n  name: anybody\n  namespace: public\n";
+    let anybody = "Group\n  name: system:unauthenticated\n  apiGroup: rbac.authorization.k8s.io\n";
+    let open = binding("public", "anybody", "system:image-builder").replace(account, anybody);
+    cluster.apply("open", &open);
     let registry = audited(&cluster, folder).await;
     let (robot, token) = (registry.user("robot"), cluster.token("team", "robot"));
 
@@ -186,6 +190,14 @@ async fn who_may_not_or_shows_what_is_not_good_is_written_down() {
     let owner = cluster.token("mine", "owner");
     assert_eq!(ask(&robot, &owner, Method::POST, &mount, b"").await, StatusCode::ACCEPTED);
     assert_says(&last(folder), &json!({ "decision": "denied", "act": "pull", "repository": "secret/app" }));
+
+    // Also of those who may push without logging in.
+    let mount = mount.replace("/v2/mine/", "/v2/public/");
+    robot.ask(Method::POST, &mount, &[], Bytes::new()).await.expect(StatusCode::ACCEPTED);
+    let reached = json!({
+        "decision": "denied", "act": "pull", "repository": "secret/app", "caller.name": "system:anonymous",
+    });
+    assert_says(&last(folder), &reached);
 
     let bad = PaperCluster::new().token("team", "robot");
     for path in ["/v2/team/app/tags/list", "/token"] {

@@ -478,6 +478,24 @@ mod tests {
         assert_eq!(std::fs::read_dir(staging).unwrap().count(), 0);
     }
 
+    #[tokio::test]
+    async fn an_upload_is_as_old_as_what_was_last_written_to_it() {
+        let (folder, volume) = volume();
+        let upload = key();
+        volume.begin_upload(&upload, Algorithm::Sha256).await.unwrap();
+        let long_ago = SystemTime::now() - std::time::Duration::from_secs(1_000_000);
+        let data = layout::upload_data(&upload);
+        for file in [data.as_str(), layout::upload_started(&upload).as_str()] {
+            let file = std::fs::File::options().write(true).open(folder.path().join(file)).unwrap();
+            file.set_modified(long_ago).unwrap();
+        }
+        let touched = async || volume.upload(&upload).await.unwrap().unwrap().touched;
+        assert_eq!(touched().await, long_ago);
+        let mut stage = volume.stage(&upload).await.unwrap().unwrap();
+        stage.push(vec!["more".into()]).await.unwrap();
+        assert!(touched().await > long_ago);
+    }
+
     #[test]
     fn a_way_is_short_once_it_was_synced_through_the_same_folders() {
         let folder = tempfile::tempdir().unwrap();

@@ -187,6 +187,22 @@ async fn a_blob_that_is_pushed_by_its_sha256_is_not_read_again() {
     assert_eq!([Verb::Content, Verb::Open, Verb::Read, Verb::ReadMany].map(count), [0; 4]);
     assert_eq!([Verb::Publish, Verb::Write].map(count), [1, 1], "the blob and its link");
 
+    // Nor is one whose other algorithm is known before its first byte has come.
+    let by_sha512 = calls(&registry, async |registry| {
+        let writer = registry.writer(name("team/app"));
+        let id = writer.begin_upload(Algorithm::Sha256).await.unwrap();
+        let mut upload = writer.resume_upload(id).await.unwrap().unwrap();
+        upload.expect(Algorithm::Sha512);
+        upload.receive(body([&all[..200_000]])).await.unwrap();
+        upload.keep().await.unwrap();
+        drop(upload);
+        let mut upload = writer.resume_upload(id).await.unwrap().unwrap();
+        upload.expect(Algorithm::Sha256);
+        upload.receive(body([&all[200_000..]])).await.unwrap();
+        upload.finish(&Digest::of(Algorithm::Sha512, &all)).await.unwrap();
+    });
+    assert!(!by_sha512.await.iter().any(|(verb, _)| *verb == Verb::Content));
+
     // Another algorithm than the one that was announced is the exception.
     let read_again = calls(&registry, async |registry| {
         let writer = registry.writer(name("team/app"));
