@@ -341,6 +341,10 @@ async fn form(body: Body) -> Result<Form, ApiError> {
         Some("password") => Shown::Credential(Credential::Password { user, password: Secret::new(password) }),
         Some("refresh_token") => Shown::Credential(Credential::Token(Secret::new(refresh_token))),
         Some(other) => Shown::unreadable(other.as_bytes()),
+        // Whoever shows something is not taken for nobody.
+        None if [&user, &password, &refresh_token].iter().any(|shown| !shown.is_empty()) => {
+            Shown::unreadable(b"a form without grant_type")
+        }
         None => Shown::Nothing,
     };
     Ok(Form { shown, scope: scopes.join(" ") })

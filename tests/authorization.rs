@@ -79,6 +79,10 @@ impl Desk {
         // Whoever is to log in is told where, and by nobody else.
         let host = self.guarded.host();
         let challenge = format!("www-authenticate: Bearer realm=\"http://{host}/token\",service=\"{host}\"");
+        let challenges = told.matches("www-authenticate:").count();
+        if status == 401 && challenges != 1 {
+            return Some(format!("{case}\n  has {challenges} challenges\n{told}"));
+        }
         if status == 401 && case.path.starts_with("/v2/") && !told.contains(&challenge) {
             return Some(format!("{case}\n  does not say how to log in\n{told}"));
         }

@@ -152,7 +152,8 @@ impl Authenticators {
                 attempt = Some(self.attempt(source, was_known).await?);
             }
             match authenticator.identify(credential).await {
-                Ok(None) => was_guess |= *attempts == Attempts::Limited,
+                // What is signed is guessed by nobody: while those are away who know it, it is not bad.
+                Ok(None) => was_guess |= *attempts == Attempts::Limited && !is_signed(credential),
                 Ok(Some(mut known)) => {
                     Arc::make_mut(&mut known.identity).join_everybody();
                     attempt.into_iter().for_each(Attempt::forgive);
@@ -217,6 +218,11 @@ fn malformation(credential: &Credential) -> Option<String> {
         return None;
     };
     Some(problem.to_owned())
+}
+
+/// Whether it has the form of a token that somebody signs, which no file of users holds.
+fn is_signed(credential: &Credential) -> bool {
+    credential.token().is_some_and(|token| CompactToken::is_meant_by(token.expose()))
 }
 
 fn rejected(reason: &str) -> AuthenticationError {

@@ -128,7 +128,9 @@ impl TokenRules {
         token: &CompactToken<'_>,
         now: SystemTime,
     ) -> Result<Option<SystemTime>, TokenError> {
-        self.accept_times(&Claims::read(&token.claims)?, now)
+        let claims = Claims::read(&token.claims)?;
+        self.accept_audiences(&claims.audiences)?;
+        self.accept_times(&claims, now)
     }
 
     /// Checks the times as Kubernetes does, and tells when the token ends.

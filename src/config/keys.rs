@@ -1,5 +1,6 @@
 //! Every key there is: distribution's, OpenShift's and our own, in the order of the manual.
 
+use std::collections::HashSet;
 use std::num::NonZeroUsize;
 use std::path::PathBuf;
 use std::time::Duration;
@@ -699,6 +700,14 @@ impl Login {
             };
             Some(Issuer { name: name?, keys })
         });
+        let mut names = HashSet::new();
+        if let Some(twice) = issuers.iter().flatten().find(|issuer| !names.insert(&issuer.name)) {
+            let what = format!(
+                "{} is named twice, and only one would count; put the keys of both into one file",
+                twice.name
+            );
+            kubernetes.problem("issuers", what);
+        }
         if has_cluster && !issuers.is_empty() {
             let what = "the cluster that is asked knows its issuers and their keys; remove it";
             kubernetes.problem("issuers", what.to_owned());

@@ -680,6 +680,10 @@ fn a_login_needs_a_folder_and_keys() {
             "c.yml:2: auth.kubernetes.kubeconfig: a folder of roles and bindings is named beside it; remove one of the two",
         ),
         (
+            "auth: {kubernetes: {folder: rbac, audiences: [a], issuers: [{issuer: x, keys: a.pub}, {issuer: x, keys: b.pub}]}}",
+            "c.yml:2: auth.kubernetes.issuers: x is named twice, and only one would count; put the keys of both into one file",
+        ),
+        (
             "auth: {kubernetes: {folder: rbac, audiences: [a], issuers: [{issuer: x}]}}",
             "c.yml:2: auth.kubernetes.issuers[0].keys: it is missing; name the file or the URL of the public keys",
         ),

@@ -5,7 +5,7 @@ use hyper::{Method, StatusCode};
 
 use crate::{
     clients::containers::Containers,
-    harness::{Cluster, TestRegistry, cluster::account, until},
+    harness::{Cluster, TestRegistry, cluster::account, secrets, until},
 };
 
 #[tokio::test]
@@ -18,6 +18,7 @@ async fn a_service_account_pushes_and_pulls_as_far_as_role_bindings_say_so() {
     let namespace = cluster.namespace("seed").await;
     cluster.apply(&account(&namespace, "example-sa")).await;
     let token = cluster.kubectl(["create", "token", "example-sa", "-n", &*namespace]).await;
+    secrets::keep(token.trim());
     let shown = format!("Bearer {}", token.trim());
     let answers = async |method: Method, path: String, status: StatusCode| {
         let headers = [("authorization", &*shown)];

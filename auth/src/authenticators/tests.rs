@@ -3,6 +3,8 @@ use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use async_trait::async_trait;
+use base64::Engine as _;
+use base64::prelude::BASE64_URL_SAFE_NO_PAD;
 
 use super::*;
 use crate::identity::{AUTHENTICATED, Identity, UNAUTHENTICATED};
@@ -366,6 +368,14 @@ async fn a_guess_is_one_also_while_others_cannot_be_asked() {
         assert!(chain.identify(&guess, HERE).await.is_err());
     }
     assert_eq!(passwords.asked(), 20);
+    // What somebody has signed is not guessed, and no file of users holds it.
+    for number in 0..100 {
+        let part = |text: &str| BASE64_URL_SAFE_NO_PAD.encode(text);
+        let claims = part(&format!(r#"{{"sub":"{number}"}}"#));
+        let signed = format!("{}.{claims}.{}", part(r#"{"alg":"RS256"}"#), part("signature"));
+        let error = chain.identify(&token(&signed), THERE).await.unwrap_err();
+        assert!(matches!(error, AuthenticationError::Unavailable(_)), "{number}: {error}");
+    }
     // Whoever shows what those alone could know has guessed nothing.
     let chain = self::chain().then(away.clone(), Attempts::Limited);
     let before = away.asked();

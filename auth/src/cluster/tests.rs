@@ -25,8 +25,9 @@ use crate::keys::tests::{RSA, key_set};
 use crate::{
     AccessReviews, Account, Accounts, ApiServerTokens, Attempts, Authenticated, AuthenticationError,
     Authenticator, AuthenticatorOptions, Authenticators, Authorizer, Clock, ConfirmedAccounts, Credential,
-    Decision, Files, Identity, Issuer, IssuerName, LEGACY_ISSUER, RegistryTokenKeys, RegistryTokens,
-    ResourceAttributes, Secret, ServiceAccounts, Standing, TokenReviews, TokenRules, WatchedAccounts,
+    Decision, Files, Identity, Issuer, IssuerName, LEGACY_ISSUER, OtherAudiences, RegistryTokenKeys,
+    RegistryTokens, ResourceAttributes, Secret, ServiceAccounts, Standing, TokenError, TokenReviews,
+    TokenRules, WatchedAccounts,
 };
 
 const OUTAGE: Duration = Duration::from_secs(3600);
@@ -498,7 +499,10 @@ impl Accounts for AllThere {
 
 fn reviews(script: &Arc<Script>, audiences: &[&str]) -> TokenReviews {
     let audiences: Vec<_> = audiences.iter().map(|&audience| audience.to_owned()).collect();
-    let rules = TokenRules::for_audiences(audiences);
+    reviews_by(script, TokenRules::for_audiences(audiences))
+}
+
+fn reviews_by(script: &Arc<Script>, rules: TokenRules) -> TokenReviews {
     let clock = Clock::new(|| SystemTime::UNIX_EPOCH + Duration::from_secs(NOW));
     TokenReviews::new(script.cluster(), Arc::new(AllThere), rules, KNOWN_FOR, clock).unwrap()
 }
@@ -577,6 +581,20 @@ async fn a_token_ends_when_it_says_so_whatever_was_answered_about_it() {
     assert_eq!(known(of_account(NOW, NOW + 20)).await.unwrap(), Some(NOW + 20));
     assert_eq!(known(of_account(NOW, NOW + 200_000)).await.unwrap(), Some(NOW + 86_400));
     assert!(known(of_account(NOW - 200_000, NOW + 200_000)).await.is_err());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_token_that_is_for_others_too_is_refused_where_none_may_be_whoever_knows_its_key() {
+    let script = Script::new();
+    let for_one = TokenRules::for_audiences(vec!["registry".to_owned()]);
+    let reviews = reviews_by(&script, TokenRules { other_audiences: OtherAudiences::Refused, ..for_one });
+    script.says(known("system:serviceaccount:team:builder", &["registry"]));
+    let of_account = |audiences: &[&str]| {
+        token_with(&json!({ "iss": "x", "kubernetes.io": {}, "aud": audiences, "iat": NOW, "exp": NOW + 20 }))
+    };
+    assert!(name(&reviews, &of_account(&["registry"])).await.is_ok());
+    let refused = name(&reviews, &of_account(&["registry", "vault"])).await.unwrap_err();
+    assert_eq!(refused, TokenError::OtherAudience.to_string());
 }
 
 #[tokio::test(start_paused = true)]
