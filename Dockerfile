@@ -7,14 +7,13 @@ COPY . .
 # With a target named, crt-static is for the program alone and not for what runs while it is built.
 RUN RUSTFLAGS="-C target-feature=+crt-static" \
     cargo build --release --locked --bin wharf --target "$(rustc --version --verbose | sed -n 's/^host: //p')" && \
-    mkdir -p /image/var/lib/registry && cp target/*/release/wharf /image/wharf
+    mkdir -p /image/var/lib/registry /image/etc/wharf && \
+    cp target/*/release/wharf /image/wharf && cp deploy/image.yml /image/etc/wharf/config.yml
 
 FROM scratch
 COPY --from=build --chown=1000:1000 /image/ /
 USER 1000:1000
 EXPOSE 5000
 VOLUME /var/lib/registry
-# Who may come in must be said: by a configuration file with `auth`, or by REGISTRY_AUTH=none if that is everybody.
-ENV REGISTRY_HTTP_ADDR=:5000 REGISTRY_STORAGE_FILESYSTEM_ROOTDIRECTORY=/var/lib/registry
 ENTRYPOINT ["/wharf"]
-CMD ["serve"]
+CMD ["serve", "/etc/wharf/config.yml"]

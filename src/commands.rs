@@ -64,11 +64,9 @@ pub enum AuthCommand {
 pub enum ConfigCommand {
     /// Tell all that is wrong with a configuration file, or that it is good.
     ///
-    /// The environment counts as it would for `wharf serve`. What is wrong ends with exit code 1; warnings do not.
-    Check {
-        /// The configuration file, YAML.
-        file: PathBuf,
-    },
+    /// The environment counts as it would for `wharf serve`. What is wrong ends with exit code 1; warnings do not. Files that it
+    /// names, such as certificates, are opened when the server starts, and not here.
+    Check(File),
     /// Print every value that holds, and where it came from; secrets stay hidden.
     Show(File),
     /// Print every key that a configuration file may have, with its default and what it does.

@@ -44,8 +44,8 @@ fn run(command: Command) -> anyhow::Result<ExitCode> {
             wharf::logging::flush();
             served?;
         }
-        Command::Config(ConfigCommand::Check { file }) => {
-            commands::config::check(&commands::configuration(Some(file))?)?;
+        Command::Config(ConfigCommand::Check(arguments)) => {
+            commands::config::check(&commands::configuration(arguments.path())?)?;
         }
         Command::Config(ConfigCommand::Show(arguments)) => {
             commands::config::show(&commands::configuration(arguments.path())?)?;

@@ -250,8 +250,8 @@ fn greet(server: &Server, config: &Config) -> io::Result<()> {
         config::Backend::Memory => "in memory, until it stops".to_owned(),
     };
     let who = match config.auth {
-        Auth::Anyone => "Anybody who can connect may push and pull.",
-        Auth::Login(_) => "Log in first: podman login --tls-verify=false.",
+        Auth::Anyone => "Anybody who can connect may push and pull.".to_owned(),
+        Auth::Login(_) => format!("Log in first: podman login --tls-verify=false {address}."),
     };
     writeln!(
         io::stderr(),

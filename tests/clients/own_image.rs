@@ -20,8 +20,11 @@ async fn wharf_serves_from_the_image_that_it_served() {
     let Some(alice) = Containers::near(&registry) else { return };
     // What the first stage leaves for the last one. Its base image would have to be fetched, so only the last is built.
     let stage = alice.machine.home().join("stage");
-    fs::create_dir_all(stage.join("image/var/lib/registry")).unwrap();
+    for folder in ["image/var/lib/registry", "image/etc/wharf"] {
+        fs::create_dir_all(stage.join(folder)).unwrap();
+    }
     fs::copy(program, stage.join("image/wharf")).unwrap();
+    fs::write(stage.join("image/etc/wharf/config.yml"), include_str!("../../deploy/image.yml")).unwrap();
     let stages = include_str!("../../Dockerfile");
     let last = &stages[stages.rfind("FROM scratch\n").expect("the last stage begins with nothing")..];
     alice.machine.write("Dockerfile", last);
@@ -36,10 +39,12 @@ async fn wharf_serves_from_the_image_that_it_served() {
     assert_eq!(config["User"], "1000:1000");
     assert_eq!(config["ExposedPorts"], json!({ "5000/tcp": {} }));
     assert_eq!(config["Volumes"], json!({ "/var/lib/registry": {} }));
-    // buildah adds a PATH.
+    // A variable would count more than the file that somebody mounts. buildah adds a PATH.
     let variables = config["Env"].as_array().unwrap();
-    assert!(variables.contains(&json!("REGISTRY_HTTP_ADDR=:5000")));
-    assert!(variables.contains(&json!("REGISTRY_STORAGE_FILESYSTEM_ROOTDIRECTORY=/var/lib/registry")));
+    assert!(
+        variables.iter().all(|variable| variable.as_str().unwrap().starts_with("PATH=")),
+        "{variables:?}"
+    );
 
     // On the machine's own network, so on a port that is free.
     let run = format!(
