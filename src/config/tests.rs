@@ -611,6 +611,49 @@ fn every_example_in_the_manual_loads() {
 }
 
 #[test]
+fn every_example_of_who_may_do_what_is_taken() {
+    let manual = include_str!("../../docs/authorization.md");
+    // Those within a list are set in.
+    let examples = manual.split("```yaml\n").skip(1).filter_map(|rest| rest.split("```").next());
+    let examples: Vec<String> = examples
+        .map(|example| {
+            let depth = example.len() - example.trim_start_matches(' ').len();
+            let lines = example.lines().map(|line| line.get(depth..).unwrap_or_default());
+            lines.map(|line| format!("{line}\n")).collect()
+        })
+        .collect();
+    let of = |beginning: &str| {
+        let matching: Vec<&String> = examples
+            .iter()
+            .filter(|example| example.trim_start_matches("# config.yml\n").starts_with(beginning))
+            .collect();
+        assert!(!matching.is_empty(), "none begins with {beginning}");
+        matching
+    };
+    let folder = tempfile::tempdir().unwrap();
+    let [configurations, parts, bindings, tokens] = ["version:", "auth:", "apiVersion:", "- sha256:"].map(of);
+    assert_eq!(
+        [&configurations, &parts, &bindings, &tokens].map(Vec::len).iter().sum::<usize>(),
+        examples.len()
+    );
+    for configuration in configurations {
+        parse(Some(("docs/authorization.md", configuration)), &BTreeMap::new()).unwrap();
+    }
+    for part in parts {
+        file(part);
+    }
+    for binding in bindings {
+        std::fs::write(folder.path().join("binding.yaml"), binding).unwrap();
+        auth::bindings::Folder::open(folder.path()).unwrap();
+    }
+    for list in tokens {
+        let path = folder.path().join("tokens");
+        std::fs::write(&path, list).unwrap();
+        auth::TokensFile::read(&path, &auth::Files::new()).unwrap();
+    }
+}
+
+#[test]
 fn secrets_do_not_print() {
     let loaded = file("http: {secret: hunter2}");
     assert!(!format!("{loaded:?}").contains("hunter2"));

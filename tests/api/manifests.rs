@@ -129,6 +129,33 @@ async fn a_manifest_that_is_too_large_is_refused_before_it_has_come() {
     api.send(question, &[TYPED], endless()).await.expect_refused(413, "SIZE_INVALID");
     assert!(read.load(Ordering::Relaxed) < 5 * MIB);
     api.send(question, &[TYPED], vec![b' '; 4 * MIB + 1]).await.expect_refused(413, "SIZE_INVALID");
+    // One that is just as large as it may be comes back whole.
+    api.push_blob("team/app", "{}").await;
+    let text = noted("note").to_string();
+    let largest = text.clone() + &" ".repeat(4 * MIB - text.len());
+    api.send(question, &[TYPED], largest.clone()).await.expect(201);
+    assert!(api.ask("GET /v2/team/app/manifests/v1").await.expect(200).body == largest);
+}
+
+#[tokio::test]
+async fn a_list_of_docker_is_served_as_one() {
+    const LIST: &str = "application/vnd.docker.distribution.manifest.list.v2+json";
+    const DOCKER: &str = "application/vnd.docker.distribution.manifest.v2+json";
+    let api = start();
+    api.push_blob("team/app", "{}").await;
+    let mut manifest = noted("note");
+    manifest["mediaType"] = json!(DOCKER);
+    let text = manifest.to_string();
+    api.send("PUT /v2/team/app/manifests/amd64", &[("content-type", DOCKER)], text.clone()).await.expect(201);
+    let child = descriptor(DOCKER, &Digest::of(Algorithm::Sha256, text.as_bytes()), text.len());
+    let list = json!({ "schemaVersion": 2, "mediaType": LIST, "manifests": [child] }).to_string();
+    api.send("PUT /v2/team/app/manifests/v1", &[("content-type", LIST)], list.clone()).await.expect(201);
+    let pulled = api.ask_with("GET /v2/team/app/manifests/v1", &[("accept", LIST)]).await.expect(200);
+    assert_eq!((pulled.header("content-type"), &*pulled.body), (LIST, list.as_bytes()));
+    let absent = descriptor(DOCKER, &Digest::of(Algorithm::Sha256, b"absent"), 6);
+    let list = json!({ "schemaVersion": 2, "mediaType": LIST, "manifests": [absent] }).to_string();
+    let refused = api.send("PUT /v2/team/app/manifests/v2", &[("content-type", LIST)], list).await;
+    refused.expect_refused(400, "MANIFEST_BLOB_UNKNOWN");
 }
 
 #[tokio::test]

@@ -5,7 +5,7 @@ use std::path::Path;
 use hyper::StatusCode;
 use serde_json::json;
 
-use crate::harness::{TestRegistry, wharf};
+use crate::harness::{Image, Layer, TestRegistry, wharf};
 
 fn write(folder: &Path, content: &str) -> String {
     let path = folder.join("config.yml");
@@ -57,6 +57,29 @@ fn what_holds_is_shown_with_its_origin_and_without_secrets() {
 fn a_variable_that_names_no_file_is_as_good_as_none() {
     let printed = wharf::run(&["config", "show"], &[("REGISTRY_CONFIGURATION_PATH", "")]);
     assert!(printed.output.contains("storage.filesystem.rootdirectory: data "));
+}
+
+#[tokio::test]
+async fn lists_are_as_long_and_answers_say_what_the_configuration_has() {
+    let registry = TestRegistry::with(json!({
+        "catalog": { "maxentries": 2 }, "tags": { "maxtags": 3 },
+        "http": { "headers": { "X-Content-Type-Options": ["nosniff"] } },
+    }))
+    .await;
+    let alice = registry.user("alice");
+    let image = Image::of(vec![Layer::random(10)]);
+    for name in ["a", "b", "c", "d"] {
+        alice.push(&format!("team/{name}"), "1", &image).await;
+        alice.push("team/app", name, &image).await;
+    }
+    for (path, member, length) in
+        [("/v2/_catalog?n=100", "repositories", 2), ("/v2/team/app/tags/list?n=100", "tags", 3)]
+    {
+        let page = alice.get(path).await.expect(StatusCode::OK);
+        assert_eq!(page.json()[member].as_array().unwrap().len(), length, "{path}");
+        assert!(page.header("link").is_some(), "{path}");
+        assert_eq!(page.header("x-content-type-options"), Some("nosniff"));
+    }
 }
 
 #[tokio::test]

@@ -1,14 +1,16 @@
 //! Clients that are slow, greedy or wrong, and those beside them who are not.
 
 use std::net::SocketAddr;
+use std::time::Duration;
 
 use serde_json::json;
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::TcpStream,
+    time::timeout,
 };
 
-use crate::harness::{Image, Layer, TestRegistry, user::Upload};
+use crate::harness::{Image, Layer, MIB, TestRegistry, user::Upload};
 
 /// Says something on a connection of its own, and returns all that comes back until the registry closes it.
 async fn say(registry: &TestRegistry, words: &str) -> String {
@@ -56,8 +58,31 @@ async fn a_thousand_slow_clients_do_not_stop_a_fast_one() {
         slow.push(connection);
     }
     let image = Image::of(vec![Layer::random(100_000)]);
-    registry.user("alice").push("team/app", "1", &image).await;
-    assert_eq!(registry.user("bob").pull_manifest("team/app", "1").await, image.manifest);
+    // Long before the slow ones are given up.
+    timeout(Duration::from_secs(15), async {
+        registry.user("alice").push("team/app", "1", &image).await;
+        assert_eq!(registry.user("bob").pull_manifest("team/app", "1").await, image.manifest);
+    })
+    .await
+    .expect("they are not waited for");
+}
+
+#[tokio::test]
+async fn a_pull_that_nobody_reads_on_is_given_up() {
+    let registry = TestRegistry::with(json!({ "http": { "limits": { "idlebodytimeout": "300ms" } } })).await;
+    let alice = registry.user("alice");
+    // More than the buffers of two sockets hold.
+    let digest = alice.push_blob("team/app", Layer::random(24 * MIB).bytes()).await;
+    let mut idle = connect(&registry).await;
+    let words =
+        format!("GET /v2/team/app/blobs/{digest} HTTP/1.1\r\nhost: registry\r\nx-request-id: idle\r\n\r\n");
+    idle.write_all(words.as_bytes()).await.unwrap();
+    let ended = registry.log_line(&[("target", "access"), ("request.id", "idle")]).await;
+    assert!(ended["sent_bytes"].as_u64() < Some(24 * MIB as u64), "{ended}");
+    // What still comes is less than all, however the connection ends.
+    let mut rest = Vec::new();
+    let _ = idle.read_to_end(&mut rest).await;
+    assert!(rest.starts_with(b"HTTP/1.1 200 ") && rest.len() < 24 * MIB);
 }
 
 #[tokio::test]

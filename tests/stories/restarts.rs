@@ -24,6 +24,24 @@ async fn what_was_pushed_is_there_after_a_power_cut() {
 }
 
 #[tokio::test]
+async fn each_kind_of_memory_lasts_as_long_as_it_is_told_to() {
+    let registry = TestRegistry::start().await;
+    let cache = json!({ "storage": { "cache": { "tagttl": "1h", "membershipttl": "1ms" } } });
+    let other = registry.replica_with(cache).await;
+    let (alice, bob) = (registry.user("alice"), other.user("bob"));
+    let [old, new] = [10, 20].map(|size| Image::of(vec![Layer::random(size)]));
+    alice.push("team/app", "1", &old).await;
+    assert_eq!(bob.pull_manifest("team/app", "1").await, old.manifest);
+    assert_eq!(bob.pull("team/app", old.layers[0].digest()).await, old.layers[0]);
+
+    alice.push("team/app", "1", &new).await;
+    assert_eq!(bob.pull_manifest("team/app", "1").await, old.manifest);
+    let blob = format!("/v2/team/app/blobs/{}", old.layers[0].digest());
+    alice.delete(&blob).await.expect(StatusCode::ACCEPTED);
+    until(async || bob.get(&blob).await.status == StatusCode::NOT_FOUND).await;
+}
+
+#[tokio::test]
 async fn an_upload_goes_on_after_the_server_was_stopped() {
     let registry = TestRegistry::start().await;
     let layer = Layer::random(3 * MIB);
