@@ -4,6 +4,7 @@ use std::fs;
 
 use hyper::{Method, StatusCode};
 use serde_json::{Value, json};
+use storage::{Algorithm, Digest};
 
 use crate::{
     clients::containers::Containers,
@@ -39,6 +40,23 @@ async fn what_docker_registry_keeps_wharf_serves() {
     let mut tags = old.user("carol").tags("team/app").await;
     tags.sort();
     assert_eq!(tags, expected);
+}
+
+#[tokio::test]
+async fn a_blob_that_is_called_by_its_sha512_is_found_by_it_at_either() {
+    let Some(program) = tool::debian("docker-registry") else { return };
+    let wharf = TestRegistry::start().await;
+    let old = wharf.served_by(&program).await;
+    for writer in [&wharf, &old] {
+        let (alice, content) = (writer.user("alice"), Layer::random(1000).bytes());
+        let digest = Digest::of(Algorithm::Sha512, &content);
+        let upload = alice.begin_upload("team/app").await;
+        alice.finish_with(&upload, &digest, content.clone()).await.expect(StatusCode::CREATED);
+        for reader in [&wharf, &old] {
+            let pulled = reader.user("bob").get(&format!("/v2/team/app/blobs/{digest}")).await;
+            assert_eq!(pulled.expect(StatusCode::OK).body, content);
+        }
+    }
 }
 
 #[tokio::test]

@@ -4,7 +4,9 @@ use std::collections::{BTreeMap, HashMap};
 use std::path::{Path, PathBuf};
 use std::{fs, process::Command};
 
+use hyper::StatusCode;
 use serde_json::json;
+use storage::Digest;
 
 use crate::harness::{Image, Layer, TestRegistry, process::Process, tool};
 
@@ -18,6 +20,16 @@ struct Call {
 
 /// The calls of a server, in the order in which they began, while images are pushed as `v1`, one after the other.
 async fn calls_of_pushes(registry: &TestRegistry, images: &[&Image]) -> Option<Vec<Call>> {
+    let push = async || {
+        for image in images {
+            registry.user("alice").push("team/app", "v1", image).await;
+        }
+    };
+    calls_during(registry, push).await
+}
+
+/// The calls of a server, in the order in which they began, while something is done.
+async fn calls_during(registry: &TestRegistry, act: impl AsyncFnOnce()) -> Option<Vec<Call>> {
     let strace = tool::debian("strace")?;
     let log = tempfile::NamedTempFile::new().unwrap();
     let mut command = Command::new(strace);
@@ -27,9 +39,7 @@ async fn calls_of_pushes(registry: &TestRegistry, images: &[&Image]) -> Option<V
     command.arg("--trace=mkdir,rename,fsync,fdatasync,write,writev,sendto,sendmsg");
     let attached = |line: &str| line.contains("attached").then_some(());
     let (strace, ()) = Process::start(command, attached).await;
-    for image in images {
-        registry.user("alice").push("team/app", "v1", image).await;
-    }
+    act().await;
     strace.interrupt().await;
     Some(parse(&fs::read_to_string(log.path()).unwrap()))
 }
@@ -56,7 +66,12 @@ fn parse(log: &str) -> Vec<Call> {
 
 /// The lines at which the server began to say that something is kept.
 fn answers(calls: &[Call]) -> Vec<usize> {
-    calls.iter().filter(|call| call.text.contains("HTTP/1.1 201")).map(|call| call.began).collect()
+    answers_of(calls, 201)
+}
+
+fn answers_of(calls: &[Call], status: u16) -> Vec<usize> {
+    let head = format!("HTTP/1.1 {status}");
+    calls.iter().filter(|call| call.text.contains(&head)).map(|call| call.began).collect()
 }
 
 /// The folders that lead to what the push made, without its uploads, which are gone.
@@ -201,6 +216,50 @@ async fn a_folder_that_another_server_has_just_made_is_durable_before_the_answer
     for folder in made.iter().flat_map(|folder| folder.ancestors().take_while(|it| it.starts_with(&root))) {
         let synced = is_synced_between(&calls, folder, 0, answer);
         assert!(synced, "the entries of {} are not synced: {calls:#?}", folder.display());
+    }
+}
+
+#[tokio::test]
+async fn a_chunk_that_is_acknowledged_and_its_hash_state_are_on_the_disk() {
+    let registry = TestRegistry::start().await;
+    let alice = registry.user("alice");
+    let upload = alice.begin_upload("team/app").await;
+    let id = upload.location().rsplit('/').next().unwrap().split('?').next().unwrap().to_owned();
+    let send = async || alice.send(&upload, Layer::random(1000).bytes()).await;
+    let Some(calls) = calls_during(&registry, send).await else { return };
+    let [answer] = answers_of(&calls, 202)[..] else { panic!("{calls:#?}") };
+    let folder = registry.data().join("repositories/team/app/_uploads").join(id);
+    let states = folder.join("hashstates/sha256");
+    let data = calls.iter().find(|call| synced(call) == Some(&folder.join("data"))).expect("it is synced");
+    // A state must never promise more than there is.
+    for path in [&states.join("1000"), &states, &folder.join("hashstates"), &folder] {
+        assert!(is_synced_between(&calls, path, data.ended, answer), "{}: {calls:#?}", path.display());
+    }
+}
+
+#[tokio::test]
+async fn what_is_gone_is_gone_from_the_disk_before_the_answer() {
+    let registry = TestRegistry::start().await;
+    let alice = registry.user("alice");
+    let image = Image::of(vec![Layer::random(1000)]);
+    alice.push("team/app", "v1", &image).await;
+    alice.push("team/app", "v2", &image).await;
+    let [blob, manifest] = [image.layers[0].digest(), image.digest()];
+    let hex = |digest: Digest| digest.hex().to_string();
+    let app = registry.data().join("repositories/team/app");
+    for (path, changed) in [
+        ("manifests/v1".to_owned(), app.join("_manifests/tags")),
+        (format!("blobs/{blob}"), app.join("_layers/sha256").join(hex(blob))),
+        (format!("manifests/{manifest}"), app.join("_manifests/revisions/sha256").join(hex(manifest))),
+    ] {
+        let delete =
+            async || drop(alice.delete(&format!("/v2/team/app/{path}")).await.expect(StatusCode::ACCEPTED));
+        let Some(calls) = calls_during(&registry, delete).await else { return };
+        let [answer] = answers_of(&calls, 202)[..] else { panic!("{calls:#?}") };
+        let is_synced = calls
+            .iter()
+            .any(|call| synced(call).is_some_and(|path| path.starts_with(&changed)) && call.ended < answer);
+        assert!(is_synced, "{path}: nothing in {} is synced: {calls:#?}", changed.display());
     }
 }
 
