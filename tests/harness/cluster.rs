@@ -10,6 +10,7 @@ use std::{
     ffi::OsStr,
     fs,
     net::{Ipv4Addr, SocketAddr},
+    os::unix::fs::PermissionsExt,
     path::{Path, PathBuf},
     process::{Command, Stdio},
     thread,
@@ -24,7 +25,7 @@ use socket2::{Domain, Socket, Type};
 use tokio::sync::{OnceCell, oneshot};
 
 pub(crate) use self::api::Api;
-use super::{node, process::Process, scratch::Scratch, secrets, tool, workstation};
+use super::{node, process::Process, scratch::Scratch, secrets, tool, wharf, workstation};
 
 /// The `iss` of the tokens, and the audience of the API server itself: what nearly every cluster has.
 pub(crate) const ISSUER: &str = "https://kubernetes.default.svc";
@@ -120,6 +121,33 @@ impl Cluster {
         .await;
         let token = self.token("wharf", "wharf", ISSUER).await;
         json!({ "auth": { "kubernetes": { "kubeconfig": self.kubeconfig(&token) } } })
+    }
+
+    /// A program that runs Wharf as a pod of this cluster does: with what every pod finds below `/var/run/secrets`, as the service account
+    /// that has the rights that we ship.
+    pub(crate) async fn wharf_in_a_pod(&self) -> PathBuf {
+        let settings = self.settings().await;
+        let kubeconfig = fs::read(settings["auth"]["kubernetes"]["kubeconfig"].as_str().unwrap()).unwrap();
+        let kubeconfig: Value = serde_json::from_slice(&kubeconfig).unwrap();
+        let pod = tempfile::tempdir_in(self.site.folder.path()).unwrap().keep();
+        fs::write(pod.join("token"), kubeconfig["users"][0]["user"]["token"].as_str().unwrap()).unwrap();
+        fs::write(pod.join("namespace"), "wharf").unwrap();
+        fs::copy(self.site.folder.path().join("ca.crt"), pod.join("ca.crt")).unwrap();
+        let (address, wharf) = (self.site.address, wharf::path());
+        let (host, port, pod_path, wharf) = (address.ip(), address.port(), pod.display(), wharf.display());
+        let program = pod.join("wharf");
+        let script = format!(
+            "#!/bin/sh
+export KUBERNETES_SERVICE_HOST={host} KUBERNETES_SERVICE_PORT={port} REGISTRY_AUTH_KUBERNETES_CHALLENGE=bearer
+exec unshare --mount sh -c '
+    secrets=/run/secrets/kubernetes.io/serviceaccount
+    mount -t tmpfs run /run && mkdir -p $secrets && mount --bind {pod_path} $secrets && exec {wharf} \"$@\"
+' wharf \"$@\"
+"
+        );
+        fs::write(&program, script).unwrap();
+        fs::set_permissions(&program, fs::Permissions::from_mode(0o755)).unwrap();
+        program
     }
 
     /// Kills the API server. Its port stays its own, and etcd keeps what it knows.

@@ -10,7 +10,7 @@ use crate::harness::{
     cluster::{ISSUER, account, user_token},
     paper_cluster::binding,
     registry::overlay,
-    secrets, until, wharf,
+    secrets, tool, until, wharf,
 };
 
 /// Somebody who lists the tags of a repository that does not exist.
@@ -71,6 +71,24 @@ pub(crate) async fn robots<'a>(cluster: &Cluster, user: &'a User, prefix: &str) 
     cluster.apply(&format!("{robot}\n---\n{}", binding(&namespace, "robot", "system:image-puller"))).await;
     let repository = format!("{namespace}/app");
     (namespace, Asking { user, repository })
+}
+
+#[tokio::test]
+async fn in_a_pod_it_finds_its_cluster_by_what_every_pod_has() {
+    let Some(cluster) = Cluster::shared() else { return };
+    if !tool::root() {
+        return;
+    }
+    let cluster = cluster.await;
+    let registry = TestRegistry::foreign(&cluster.wharf_in_a_pod().await).await;
+    let namespace = cluster.namespace("pod").await;
+    cluster.apply(&account(&namespace, "robot")).await;
+    let token = cluster.token(&namespace, "robot", ISSUER).await;
+    let user = registry.user("someone");
+    let asking = Asking { user: &user, repository: format!("{namespace}/app") };
+    until(async || asking.status(&token).await == StatusCode::FORBIDDEN).await;
+    cluster.apply(&binding(&namespace, "robot", "system:image-puller")).await;
+    until(async || asking.may_pull(&token).await).await;
 }
 
 #[tokio::test]
