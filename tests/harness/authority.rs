@@ -4,6 +4,7 @@ use std::{
     fs,
     path::{Path, PathBuf},
     sync::Arc,
+    time::SystemTime,
 };
 
 use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, DnType, IsCa, KeyPair};
@@ -45,6 +46,14 @@ impl Authority {
         for (kind, organization) in kinds.into_iter().zip(organizations) {
             params.distinguished_name.push(kind, *organization);
         }
+        self.sign(params)
+    }
+
+    /// What somebody shows who is called `name`, until `end`.
+    pub(crate) fn issue_until(&self, name: &str, end: SystemTime) -> Pair {
+        let mut params = CertificateParams::default();
+        params.distinguished_name.push(DnType::CommonName, name);
+        params.not_after = end.into();
         self.sign(params)
     }
 

@@ -1,6 +1,10 @@
 //! People and machines whose client certificate says who they are.
 
-use std::{fs, path::Path};
+use std::{
+    fs,
+    path::Path,
+    time::{Duration, SystemTime},
+};
 
 use base64::{Engine as _, prelude::BASE64_STANDARD};
 use bytes::Bytes;
@@ -84,6 +88,12 @@ async fn a_certificate_says_who_its_holder_is_and_bindings_say_what_they_may() {
     }
     let late = with("alice", &["latecomers"]);
     assert_eq!(status(&late, Method::GET, TAGS, None).await, StatusCode::NOT_FOUND);
+
+    // What is given for one that ends soon does so too.
+    let soon = authority.issue_until("alice", SystemTime::now() + Duration::from_secs(200));
+    let given = holder(&registry, &authority, Some(soon)).get("/token").await.expect(StatusCode::OK);
+    let lifetime = given.json()["expires_in"].as_u64().unwrap();
+    assert!((100..=200).contains(&lifetime), "{lifetime}");
 
     // A certificate is a credential for the token endpoint, too.
     let given = bob.get("/token").await.expect(StatusCode::OK).json();
