@@ -10,7 +10,7 @@ use std::str::FromStr;
 use std::sync::Arc;
 
 use anyhow::{Context, bail};
-use auth::bindings::{Folder, WatchedBindings, is_restricted};
+use auth::bindings::{Folder, WatchedBindings, is_restricted, load};
 use auth::rbac::{Policy, Rbac, Remedy};
 use auth::{
     AccessReviews, AnyUser, Authorizer, Cluster, Credential, Decision, Everyone, Identity,
@@ -164,6 +164,10 @@ impl Act {
         }
     }
 
+    fn first_of_each_need(&self) -> Vec<ResourceAttributes<'_>> {
+        self.needs().into_iter().filter_map(|alternatives| alternatives.first().copied()).collect()
+    }
+
     /// What keeps everybody from it.
     fn obstacle(&self, config: &Config) -> Option<&'static str> {
         let deletes = matches!(self, Self::Delete(_) | Self::DeleteTag(..));
@@ -232,12 +236,22 @@ impl Rules {
             }
             Self::Cluster(_, reviews) if is_restricted(caller) => ask(reviews, caller, act).await,
             Self::Cluster(rbac, _) => {
-                let help = |Remedy { kubectl, oc, .. }| {
-                    format!("To allow it:\n  {kubectl}\nor on OpenShift:\n  {oc}\n")
-                };
+                let help = |remedy| format!("To allow it:\n{}", commands(remedy));
                 Ok(rbac.read(|policy| explain(policy, caller, act, help)))
             }
-            Self::Asked(reviews) => ask(reviews, caller, act).await,
+            Self::Asked(reviews) => {
+                let mut reasons = ask(reviews, caller, act).await?;
+                // Its roles are not known here, but those that we ship are.
+                let shipped = load(&[])?.policy;
+                if !reasons.allowed
+                    && !is_restricted(caller)
+                    && let Some(remedy) = shipped.remedy(caller, &act.first_of_each_need())
+                {
+                    reasons.text +=
+                        &format!("\nWhere role bindings decide, this allows it:\n{}", commands(remedy));
+                }
+                Ok(reasons)
+            }
         }
     }
 }
@@ -263,9 +277,8 @@ fn explain(policy: &Policy, caller: &Identity, act: &Act, help: impl FnOnce(Reme
     if matches!(act, Act::List) {
         missing += "\nThe catalog shows them the repositories that they may pull from.\n";
     }
-    let first_of_each: Vec<_> = act.needs().into_iter().filter_map(|right| right.first().copied()).collect();
     missing.push('\n');
-    missing += &match policy.remedy(caller, &first_of_each) {
+    missing += &match policy.remedy(caller, &act.first_of_each_need()) {
         Some(remedy) => help(remedy),
         None => {
             "No role gives all of that: apply deploy/rbac/roles.yaml or write one, and bind it.\n".to_owned()
@@ -290,6 +303,11 @@ async fn ask(reviews: &AccessReviews, caller: &Identity, act: &Act) -> anyhow::R
         text += &because.unwrap_or_else(lack);
     }
     Ok(Reasons { allowed, text })
+}
+
+/// How a cluster is told to give somebody a role.
+fn commands(Remedy { kubectl, oc, .. }: Remedy) -> String {
+    format!("  {kubectl}\nor on OpenShift:\n  {oc}\n")
 }
 
 fn indented(lines: &str) -> String {

@@ -238,15 +238,16 @@ async fn what_can_i_advises_is_what_the_cluster_takes() {
         std::fs::write(&file, settings.to_string()).unwrap();
         wharf::run(&[&question[..], &["--config", file.to_str().unwrap()]].concat(), &[])
     };
+    let mut advised = Vec::new();
     for permission in ["accessreviews", "bindings"] {
         let no = ask(permission).await;
         assert_eq!(no.code, Some(1), "{}{}", no.output, no.complaint);
         assert!(no.output.contains("cannot update resource \"imagestreams/layers\""), "{}", no.output);
-        if permission == "bindings" {
-            let advice = no.output.lines().find_map(|line| line.trim().strip_prefix("kubectl ")).unwrap();
-            cluster.kubectl(advice.split(' ')).await;
-        }
+        let advice = no.output.lines().find_map(|line| line.trim().strip_prefix("kubectl "));
+        advised.push(advice.unwrap_or_else(|| panic!("{permission}: {}", no.output)).to_owned());
     }
+    assert_eq!(advised[0], advised[1]);
+    cluster.kubectl(advised[0].split(' ')).await;
     for permission in ["bindings", "accessreviews"] {
         until(async || ask(permission).await.code == Some(0)).await;
         let yes = ask(permission).await.output;
