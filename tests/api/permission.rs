@@ -5,7 +5,10 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use async_trait::async_trait;
-use auth::{AuthError, Authorizer, Decision, Identity, ResourceAttributes};
+use auth::{AnyUser, AuthError, Authorizer, Decision, Identity, ResourceAttributes};
+use storage::UploadId;
+use storage::backend::Fault;
+use storage::backend::fault::{Failure, Moment};
 use tokio::sync::Barrier;
 use tokio::time::timeout;
 
@@ -56,6 +59,32 @@ async fn who_cannot_be_asked_is_neither_a_yes_nor_a_no() {
         assert!(answer.maybe_header("retry-after").is_some());
         assert!(!String::from_utf8_lossy(&answer.body).contains("API server"));
     }
+}
+
+#[tokio::test]
+async fn whoever_may_not_learns_nothing_from_how_long_it_takes() {
+    let open = TestApi::on_a_volume();
+    let digest = open.push_noted("team/app", "v1", "note").await;
+    let closed = open.guarded_by(Arc::new(AnyUser::new()));
+    // A store that were asked would answer 503.
+    closed.faults.fail_from(0, Failure { fault: Fault::Unavailable, moment: Moment::Before });
+    for repository in ["team/app", "team/absent"] {
+        for question in [
+            format!("GET /v2/{repository}/manifests/v1"),
+            format!("HEAD /v2/{repository}/manifests/{digest}"),
+            format!("GET /v2/{repository}/blobs/{digest}"),
+            format!("GET /v2/{repository}/tags/list"),
+            format!("GET /v2/{repository}/referrers/{digest}"),
+            format!("PUT /v2/{repository}/manifests/v1"),
+            format!("POST /v2/{repository}/blobs/uploads/?mount={digest}&from=team/app"),
+            format!("PATCH /v2/{repository}/blobs/uploads/{}", UploadId::random()),
+            format!("DELETE /v2/{repository}/manifests/v1"),
+            format!("DELETE /v2/{repository}/blobs/{digest}"),
+        ] {
+            closed.ask(&question).await.expect(403);
+        }
+    }
+    assert_eq!(closed.faults.heal(), [], "the store was asked");
 }
 
 #[tokio::test]
