@@ -69,10 +69,11 @@ async fn a_thousand_slow_clients_do_not_stop_a_fast_one() {
 
 #[tokio::test]
 async fn a_pull_that_nobody_reads_on_is_given_up() {
-    let registry = TestRegistry::with(json!({ "http": { "limits": { "idlebodytimeout": "300ms" } } })).await;
-    let alice = registry.user("alice");
+    let patient = TestRegistry::start().await;
     // More than the buffers of two sockets hold.
-    let digest = alice.push_blob("team/app", Layer::random(24 * MIB).bytes()).await;
+    let digest = patient.user("alice").push_blob("team/app", Layer::random(24 * MIB).bytes()).await;
+    let limits = json!({ "http": { "limits": { "idlebodytimeout": "300ms" } } });
+    let registry = patient.replica_with(limits).await;
     let mut idle = connect(&registry).await;
     let words =
         format!("GET /v2/team/app/blobs/{digest} HTTP/1.1\r\nhost: registry\r\nx-request-id: idle\r\n\r\n");
