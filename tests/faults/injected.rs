@@ -63,7 +63,7 @@ async fn an_upload_whose_state_cannot_be_written_is_carried_on_from_the_one_befo
     let layer = Layer::random(300_000);
     let upload = alice.begin_upload("team/app").await;
     alice.send(&upload, layer.first(100_000)).await;
-    let id = upload.location().rsplit('/').next().unwrap().split('?').next().unwrap().to_owned();
+    let id = upload.id();
     let folder = registry.data().join("repositories/team/app/_uploads").join(id);
 
     let state = folder.join("hashstates/sha256/200000");

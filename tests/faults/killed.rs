@@ -186,7 +186,7 @@ async fn a_long_body_that_is_cut_by_a_kill_is_carried_on_from_its_checkpoint() {
     let layer = Layer::random(72 * MIB);
     let upload = alice.begin_upload("team/app").await;
     let body = alice.send_of(72 * MIB, &upload, layer.first(70 * MIB)).await;
-    let id = upload.location().rsplit('/').next().unwrap().to_owned();
+    let id = upload.id();
     let states = registry.data().join("repositories/team/app/_uploads").join(id).join("hashstates/sha256");
     let checkpoint = 64 * MIB;
     until(async || states.join(checkpoint.to_string()).exists()).await;

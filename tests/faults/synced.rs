@@ -224,7 +224,7 @@ async fn a_chunk_that_is_acknowledged_and_its_hash_state_are_on_the_disk() {
     let registry = TestRegistry::start().await;
     let alice = registry.user("alice");
     let upload = alice.begin_upload("team/app").await;
-    let id = upload.location().rsplit('/').next().unwrap().split('?').next().unwrap().to_owned();
+    let id = upload.id();
     let send = async || alice.send(&upload, Layer::random(1000).bytes()).await;
     let Some(calls) = calls_during(&registry, send).await else { return };
     let [answer] = answers_of(&calls, 202)[..] else { panic!("{calls:#?}") };

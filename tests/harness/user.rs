@@ -302,6 +302,13 @@ impl Upload {
         self.location.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
+    /// What its folder is called.
+    pub(crate) fn id(&self) -> String {
+        let location = self.location();
+        let path = location.split('?').next().unwrap();
+        path.rsplit('/').next().unwrap().to_owned()
+    }
+
     fn moved_to(&self, location: String) {
         *self.location.lock().unwrap_or_else(PoisonError::into_inner) = location;
     }
