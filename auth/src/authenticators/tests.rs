@@ -1,3 +1,4 @@
+use std::collections::HashSet;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::time::{SystemTime, UNIX_EPOCH};
@@ -156,6 +157,63 @@ async fn what_was_found_out_is_remembered_for_seconds() {
         tokio::time::advance(Duration::from_millis(1)).await;
     }
     assert_eq!(name(&chain, &token("a")).await.as_deref(), Ok("somebody else"));
+}
+
+/// Knows every token but those that were taken away: it is that of the user who is called like it.
+#[derive(Debug, Default)]
+struct Namesakes {
+    taken_away: Mutex<HashSet<String>>,
+    asked: AtomicUsize,
+}
+
+#[async_trait]
+impl Authenticator for Namesakes {
+    async fn identify(&self, credential: &Credential) -> Result<Option<Authenticated>, AuthenticationError> {
+        self.asked.fetch_add(1, Ordering::SeqCst);
+        let name = credential.token().unwrap().expose();
+        let is_good = !self.taken_away.lock().unwrap().contains(name);
+        Ok(is_good.then(|| Authenticated::new(Arc::new(user(name, &[])))))
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn as_many_credentials_are_remembered_as_it_says_and_all_others_are_asked_about_again() {
+    let default = AuthenticatorOptions::default().remembered;
+    for remembered in [100, default] {
+        let known = Arc::new(Namesakes::default());
+        let options = AuthenticatorOptions { remembered, ..AuthenticatorOptions::default() };
+        let chain = Authenticators::new(&options, Clock::new(|| at(NOW)))
+            .unwrap()
+            .then(known.clone(), Attempts::Unlimited);
+        let names: Vec<String> = (0..2 * remembered).map(|number| format!("user-{number}")).collect();
+        // Shows these, and tells how many are let in as who they are, and about how many somebody is asked.
+        let show = async |names: &[String]| {
+            let (before, mut let_in) = (known.asked.load(Ordering::SeqCst), 0);
+            for shown in names {
+                match name(&chain, &token(shown)).await {
+                    Ok(name) => {
+                        assert_eq!(name, *shown);
+                        let_in += 1;
+                    }
+                    Err(reason) => assert_eq!(reason, "nobody here knows the credential"),
+                }
+            }
+            (let_in, known.asked.load(Ordering::SeqCst) - before)
+        };
+        // Fewer are all remembered, wherever their hashes fall.
+        let few = &names[..remembered / 4];
+        assert_eq!(show(few).await, (few.len(), few.len()));
+        assert_eq!(show(few).await, (few.len(), 0));
+
+        assert_eq!(show(&names).await, (names.len(), names.len() - few.len()));
+        *known.taken_away.lock().unwrap() = names.iter().cloned().collect();
+        let (let_in, asked) = show(&names).await;
+        assert_eq!(asked, names.len() - let_in, "whoever is not remembered is judged anew");
+        assert!(let_in > 0 && let_in <= remembered, "{let_in} of {remembered}");
+
+        tokio::time::advance(options.known_for).await;
+        assert_eq!(show(&names).await.0, 0, "in the end nobody is let in by what is remembered");
+    }
 }
 
 #[tokio::test(start_paused = true)]
