@@ -2,7 +2,6 @@
 
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::time::Duration;
 
 use auth::bindings::{Folder, WatchedBindings};
 use auth::{
@@ -17,9 +16,6 @@ use crate::audit::AuditLog;
 use crate::config::{self, ClusterPermission, Keys, Locations, Permission};
 use crate::login::challenge::Challenge;
 use crate::login::{Certificates, Login};
-
-/// How long the API server goes on to know a token that is not good any more, and how long [`Authenticators`] do.
-const REMEMBERED_ELSEWHERE: Duration = Duration::from_secs(20);
 
 /// All that logins need, read and ready.
 pub struct Logins {
@@ -129,10 +125,9 @@ impl Logins {
         let rules = rules(settings, authority.cluster());
         let reviews = match (authority, accounts) {
             (Authority::Cluster(cluster, wanted), Some(accounts)) => {
-                let known_for = wanted.revocation.saturating_sub(REMEMBERED_ELSEWHERE);
-                let (rules, clock) = (rules.clone(), clock.clone());
+                let (rules, revocation, clock) = (rules.clone(), wanted.revocation, clock.clone());
                 authenticators = authenticators.as_long_as_in(Arc::clone(&accounts));
-                Some(Arc::new(TokenReviews::new(cluster.clone(), accounts, rules, known_for, clock)?))
+                Some(Arc::new(TokenReviews::new(cluster.clone(), accounts, rules, revocation, clock)?))
             }
             _ => None,
         };

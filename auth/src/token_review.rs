@@ -21,6 +21,10 @@ use crate::{
     ServiceAccounts, Standing, TokenError, TokenRules,
 };
 
+/// How long the API server goes on to know a token that is not good any more, and how long [`Authenticators`](crate::Authenticators)
+/// do: ten seconds each.
+const REMEMBERED_ELSEWHERE: Duration = Duration::from_secs(20);
+
 /// How long it is not asked again about a token that is nobody's.
 const REFUSED_FOR: Duration = Duration::from_secs(5);
 
@@ -43,8 +47,9 @@ pub struct TokenReviews {
 type Verdict = Result<Arc<Identity>, Arc<str>>;
 
 impl TokenReviews {
-    /// Asks `cluster`, and not again for `known_for`. What it says of a service account counts until `accounts` knows that one to be
-    /// gone, and while the token obeys `rules`.
+    /// Asks `cluster`, and again in time for a token that it does not know any more to be good nowhere after `revocation`, or after
+    /// 20 seconds if that is shorter. What it says of a service account counts until `accounts` knows that one to be gone, and while
+    /// the token obeys `rules`.
     ///
     /// # Errors
     /// Without randomness.
@@ -52,10 +57,11 @@ impl TokenReviews {
         cluster: Cluster,
         accounts: Arc<dyn Accounts>,
         rules: TokenRules,
-        known_for: Duration,
+        revocation: Duration,
         clock: Clock,
     ) -> Result<Self, NoRandomness> {
         let (key, answers) = (KeyedHash::new()?, Answers::new(cluster.clone()));
+        let known_for = revocation.saturating_sub(REMEMBERED_ELSEWHERE);
         Ok(Self { cluster, accounts, rules, known_for, clock, key, answers })
     }
 

@@ -17,6 +17,7 @@ use kube::core::PartialObjectMeta;
 use serde_json::{Value, json};
 use tokio::sync::mpsc::{Sender, channel};
 use tokio::task::JoinSet;
+use tokio::time::sleep_until;
 use tower::{BoxError, service_fn};
 
 use super::*;
@@ -32,6 +33,8 @@ use crate::{
 
 const OUTAGE: Duration = Duration::from_secs(3600);
 const NOW: u64 = 1_800_000_000;
+const REVOCATION: Duration = Duration::from_secs(60);
+/// How long one is not asked about again then: whatever else remembers it does so for twenty seconds.
 const KNOWN_FOR: Duration = Duration::from_secs(40);
 
 const ACCOUNTS: &str = "/api/v1/serviceaccounts";
@@ -446,7 +449,7 @@ async fn an_account_that_is_not_heard_of_yet_is_asked_about_and_one_that_went_is
     until(async || cluster.contact() == Contact::Current).await;
     let clock = Clock::new(|| SystemTime::UNIX_EPOCH + Duration::from_secs(NOW));
     let rules = TokenRules::for_audiences(vec!["registry".to_owned()]);
-    let reviews = TokenReviews::new(cluster, Arc::clone(&accounts), rules, KNOWN_FOR, clock.clone());
+    let reviews = TokenReviews::new(cluster, Arc::clone(&accounts), rules, REVOCATION, clock.clone());
     let chain = Authenticators::new(&AuthenticatorOptions::default(), clock)
         .unwrap()
         .as_long_as_in(Arc::clone(&accounts))
@@ -504,7 +507,7 @@ fn reviews(script: &Arc<Script>, audiences: &[&str]) -> TokenReviews {
 
 fn reviews_by(script: &Arc<Script>, rules: TokenRules) -> TokenReviews {
     let clock = Clock::new(|| SystemTime::UNIX_EPOCH + Duration::from_secs(NOW));
-    TokenReviews::new(script.cluster(), Arc::new(AllThere), rules, KNOWN_FOR, clock).unwrap()
+    TokenReviews::new(script.cluster(), Arc::new(AllThere), rules, REVOCATION, clock).unwrap()
 }
 
 fn known(name: &str, audiences: &[&str]) -> Value {
@@ -677,6 +680,7 @@ async fn a_token_that_is_not_good_any_more_is_forgotten() {
 struct Replicas {
     script: Arc<Script>,
     keys: tempfile::NamedTempFile,
+    revocation: Duration,
     clock: Clock,
 }
 
@@ -685,14 +689,14 @@ impl Replicas {
         let keys = tempfile::NamedTempFile::new().unwrap();
         std::fs::write(&keys, "a key that all of the replicas have\n").unwrap();
         let (start, began) = (SystemTime::UNIX_EPOCH + Duration::from_secs(NOW), Instant::now());
-        Self { script: Script::new(), keys, clock: Clock::new(move || start + began.elapsed()) }
+        let clock = Clock::new(move || start + began.elapsed());
+        Self { script: Script::new(), keys, revocation: REVOCATION, clock }
     }
 
     fn one(&self, accounts: Arc<dyn Accounts>) -> (Arc<TokenReviews>, RegistryTokens) {
         let rules = TokenRules::for_audiences(vec!["registry".to_owned()]);
-        let cluster = self.script.cluster();
-        let reviews = TokenReviews::new(cluster, accounts, rules, KNOWN_FOR, self.clock.clone()).unwrap();
-        let reviews = Arc::new(reviews);
+        let (cluster, clock) = (self.script.cluster(), self.clock.clone());
+        let reviews = Arc::new(TokenReviews::new(cluster, accounts, rules, self.revocation, clock).unwrap());
         let keys = RegistryTokenKeys::from_file(self.keys.path(), &Files::new()).unwrap();
         let (minutes, asked) = (Duration::from_secs(300), Some(Arc::clone(&reviews)));
         (reviews, RegistryTokens::new(keys, "registry".to_owned(), minutes, asked, self.clock.clone()))
@@ -777,6 +781,58 @@ async fn a_token_of_the_registry_is_confirmed_again_like_the_one_it_was_given_fo
     tokio::time::sleep(Duration::from_secs(10)).await;
     script.says(verdict);
     used(&here, &given).await.unwrap();
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_token_whose_pod_is_gone_is_good_as_long_as_revocation_says_and_no_longer() {
+    const MOMENT: Duration = Duration::from_millis(10);
+    const STEP: Duration = Duration::from_millis(500);
+    /// How long the API server remembers a token, and how long we do who asked it.
+    const REMEMBERED: Duration = Duration::from_secs(10);
+    for seconds in [60, 20, 300] {
+        let revocation = Duration::from_secs(seconds);
+        let replicas = Replicas { revocation, ..Replicas::new() };
+        let (script, of_pod, gone) = (&replicas.script, token_of_pod(), Instant::now());
+        script.says(robot_of_audience("registry"));
+        // The API server is asked in the last moment in which it still remembers the pod.
+        sleep_until(gone + REMEMBERED - MOMENT).await;
+        let here = replicas.one(Arc::new(AllThere));
+        let mut shown = vec![Secret::new(of_pod.as_str())];
+        while STEP * u32::try_from(shown.len()).unwrap() < revocation - REMEMBERED {
+            shown.push(replicas.log_in(&here, &of_pod).await);
+        }
+        let chain = |(reviews, tokens): (Arc<TokenReviews>, RegistryTokens)| {
+            Authenticators::new(&AuthenticatorOptions::default(), replicas.clock.clone())
+                .unwrap()
+                .then(Arc::new(tokens), Attempts::Unlimited)
+                .then(reviews, Attempts::Limited)
+        };
+        let (here, there) = (chain(here), chain(replicas.one(Arc::new(AllThere))));
+        let is_good = async |replica: &Authenticators, shown: &Secret| {
+            let shown = Credential::Token(shown.clone());
+            replica.identify(&shown, std::net::Ipv4Addr::LOCALHOST.into()).await.is_ok()
+        };
+        assert!(is_good(&here, &shown[0]).await);
+        script.says(json!({ "authenticated": false, "error": "the pod is gone" }));
+        // Each is shown for the first time in another moment from then on, and remembered if it is still good.
+        for (moment, shown) in (0..).zip(&shown) {
+            sleep_until(gone + REMEMBERED + STEP * moment - 2 * MOMENT).await;
+            is_good(&here, shown).await;
+            is_good(&there, shown).await;
+        }
+        sleep_until(gone + revocation - 3 * MOMENT).await;
+        let mut good = 0;
+        for shown in &shown {
+            good += u32::from(is_good(&here, shown).await);
+        }
+        assert!(good > 0, "{revocation:?} is not made use of");
+        sleep_until(gone + revocation).await;
+        for (replica, shown) in
+            [&here, &there].into_iter().flat_map(|one| shown.iter().map(move |shown| (one, shown)))
+        {
+            assert!(!is_good(replica, shown).await, "{revocation:?} have passed");
+        }
+    }
 }
 
 #[tokio::test(start_paused = true)]
@@ -971,7 +1027,7 @@ async fn an_account_whose_token_was_good_today_is_known_when_the_api_server_fall
     rules.api_server = ApiServerTokens::For(vec!["https://kubernetes".to_owned()]);
     let issuer = Issuer { name: IssuerName::Exactly(LEGACY_ISSUER.to_owned()), keys: key_set(&[&RSA]) };
     let verified = ServiceAccounts::new(vec![issuer], rules.clone(), clock.clone());
-    let reviews = TokenReviews::new(cluster.clone(), Arc::clone(&accounts), rules, KNOWN_FOR, clock);
+    let reviews = TokenReviews::new(cluster.clone(), Arc::clone(&accounts), rules, REVOCATION, clock);
     let reviews = Arc::new(reviews.unwrap());
     let confirmed = ConfirmedAccounts::new(verified, Arc::clone(&reviews));
     let show = async |token: &str| match confirmed.identify(&Credential::Token(Secret::new(token))).await {
