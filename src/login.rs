@@ -12,8 +12,8 @@ use std::sync::{Arc, LazyLock};
 use std::time::{Duration, SystemTime};
 
 use auth::{
-    Authenticated, AuthenticationError, Authenticators, Credential, Identity, IssueError, RegistryTokens,
-    Secret,
+    Authenticated, AuthenticationError, Authenticators, Clock, Credential, Identity, IssueError,
+    RegistryTokens, Secret,
 };
 use axum::Router;
 use axum::body::Body;
@@ -55,6 +55,7 @@ struct Inner {
     challenge: Challenge,
     certificates: Certificates,
     audit: AuditLog,
+    clock: Clock,
 }
 
 /// What a client's certificate, which the TLS handshake has verified, is good for.
@@ -91,8 +92,9 @@ impl Login {
         challenge: Challenge,
         certificates: Certificates,
         audit: AuditLog,
+        clock: Clock,
     ) -> Self {
-        Self(Arc::new(Inner { authenticators, tokens, challenge, certificates, audit }))
+        Self(Arc::new(Inner { authenticators, tokens, challenge, certificates, audit, clock }))
     }
 
     /// Tells who shows `credential` from the address `source`.
@@ -139,7 +141,9 @@ impl Login {
     /// refused all the same, and never made good by the certificate.
     fn shown(&self, request: &Parts) -> Shown {
         match credential(&request.headers) {
-            Shown::Nothing if self.0.certificates == Certificates::NameUsers => of_certificate(request),
+            Shown::Nothing if self.0.certificates == Certificates::NameUsers => {
+                of_certificate(request, self.0.clock.now())
+            }
             shown => shown,
         }
     }
@@ -176,7 +180,7 @@ impl Login {
                 // Somebody in very many groups, or with a very long token, goes on with the one that they have.
                 (IssueError::TooLarge, Some(shown)) => {
                     let left =
-                        known.expires.map(|end| end.duration_since(SystemTime::now()).unwrap_or_default());
+                        known.expires.map(|end| end.duration_since(self.0.clock.now()).unwrap_or_default());
                     (shown, left.map_or(GIVEN_BACK, |left| left.min(GIVEN_BACK)))
                 }
                 (IssueError::TooLarge | IssueError::Expired, _) => {
@@ -299,10 +303,10 @@ fn authorization(value: &HeaderValue) -> Option<Shown> {
 }
 
 /// Reads the certificate of the connection. One that has ended since it began is no longer good.
-fn of_certificate(request: &Parts) -> Shown {
+fn of_certificate(request: &Parts, now: SystemTime) -> Shown {
     let peer = request.extensions.get::<Arc<Peer>>();
     let Some(certificate) = peer.and_then(|peer| peer.certificates.first()) else { return Shown::Nothing };
-    match Subject::of(certificate).filter(|subject| subject.expires > SystemTime::now()) {
+    match Subject::of(certificate).filter(|subject| subject.expires > now) {
         Some(subject) => Shown::Certificate(subject),
         None => Shown::unreadable(certificate),
     }
@@ -359,4 +363,48 @@ fn is_scope(word: &str) -> bool {
 fn source(request: &Parts) -> IpAddr {
     let particulars = request.extensions.get::<Arc<Particulars>>();
     particulars.and_then(|particulars| particulars.client_address()).unwrap_or(Ipv4Addr::LOCALHOST.into())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::{AtomicU64, Ordering};
+    use std::time::UNIX_EPOCH;
+
+    use auth::{Attempts, AuthenticatorOptions, RegistryTokenKeys};
+    use rcgen::{CertificateParams, DnType, KeyPair};
+
+    use super::*;
+    use crate::config;
+
+    const END: u64 = 1_800_000_000;
+
+    #[tokio::test]
+    async fn a_certificate_that_ends_while_its_connection_is_open_is_good_no_longer() {
+        let now = Arc::new(AtomicU64::new(END - 1));
+        let shown = Arc::clone(&now);
+        let clock = Clock::new(move || UNIX_EPOCH + Duration::from_secs(shown.load(Ordering::SeqCst)));
+        let authenticators = Authenticators::new(&AuthenticatorOptions::default(), clock.clone()).unwrap();
+        let authenticators = authenticators.then(Arc::new(auth::Certificates), Attempts::Unlimited);
+        let keys = RegistryTokenKeys::random().unwrap();
+        let tokens = RegistryTokens::new(keys, "wharf".to_owned(), GIVEN_BACK, None, clock.clone());
+        let realm = "Wharf".to_owned();
+        let challenge = Challenge::new(config::Challenge::Bearer, None, TOKEN_PATHS[0].to_owned(), realm);
+        let (certificates, audit) = (Certificates::NameUsers, AuditLog::off());
+        let login = Login::new(authenticators, Arc::new(tokens), challenge, certificates, audit, clock);
+
+        let mut params = CertificateParams::default();
+        params.distinguished_name.push(DnType::CommonName, "alice");
+        params.not_after = (UNIX_EPOCH + Duration::from_secs(END)).into();
+        let certificate = params.self_signed(&KeyPair::generate().unwrap()).unwrap();
+        let certificates = vec![certificate.der().clone()];
+        let peer = Arc::new(Peer { address: None, encrypted: true, certificates });
+        let request = || Request::builder().extension(Arc::clone(&peer)).body(()).unwrap().into_parts().0;
+        let token = async || login.token(request(), Body::empty()).await;
+
+        assert_eq!(login.caller(&request()).await.unwrap().identity.name, "alice");
+        assert!(token().await.is_ok());
+        now.store(END, Ordering::SeqCst);
+        assert!(matches!(login.caller(&request()).await, Err(ApiError::Unauthorized { .. })));
+        assert!(matches!(token().await, Err(ApiError::Unauthorized { .. })));
+    }
 }

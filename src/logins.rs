@@ -136,7 +136,7 @@ impl Logins {
         let tokens = RegistryTokens::new(token_keys, audience, lifetime, reviews.clone(), clock.clone());
         let tokens = Arc::new(tokens.with_users_of(user_files.clone()));
         let issuers = issuers(settings, authority.cluster(), &files)?;
-        let verified = ServiceAccounts::new(issuers, rules, clock);
+        let verified = ServiceAccounts::new(issuers, rules, clock.clone());
         let of_accounts: Arc<dyn Authenticator> = match &reviews {
             Some(reviews) => Arc::new(ConfirmedAccounts::new(verified, Arc::clone(reviews))),
             None => Arc::new(verified),
@@ -161,7 +161,7 @@ impl Logins {
         let authorizer = authority.authorizer(&files, &mut upkeep)?;
         let challenge =
             Challenge::new(settings.challenge, realm, token_path, settings.password_realm.clone());
-        let login = Login::new(authenticators, tokens, challenge, certificates, audit);
+        let login = Login::new(authenticators, tokens, challenge, certificates, audit, clock);
         Ok(Self { login, authorizer, cluster: authority.cluster().cloned(), upkeep, files })
     }
 }
