@@ -10,7 +10,8 @@ use crate::harness::{
     cluster::{ISSUER, account, user_token},
     paper_cluster::binding,
     registry::overlay,
-    secrets, tool, until, wharf,
+    secrets, tool, until,
+    wharf::{self, Printed},
 };
 
 /// Somebody who lists the tags of a repository that does not exist.
@@ -219,32 +220,15 @@ async fn what_can_i_advises_is_what_the_cluster_takes() {
     let Some(cluster) = Cluster::shared() else { return };
     let cluster = cluster.await;
     let namespace = cluster.namespace("advice").await;
-    let question = [
-        "auth",
-        "can-i",
-        "push",
-        &format!("{namespace}/app"),
-        "--as",
-        &format!("system:serviceaccount:{namespace}:robot"),
-    ];
-    let folder = tempfile::tempdir().unwrap();
-    let ask = async |permission: &str| {
-        let mut settings = cluster.settings().await;
-        overlay(
-            &mut settings,
-            &json!({ "version": 0.1, "auth": { "kubernetes": { "permission": permission } } }),
-        );
-        let file = folder.path().join("config.yml");
-        std::fs::write(&file, settings.to_string()).unwrap();
-        wharf::run(&[&question[..], &["--config", file.to_str().unwrap()]].concat(), &[])
-    };
+    let account = format!("system:serviceaccount:{namespace}:robot");
+    let push = format!("push {namespace}/app --as {account}");
+    let ask = async |permission| can_i(cluster, &push, json!({ "permission": permission })).await;
     let mut advised = Vec::new();
     for permission in ["accessreviews", "bindings"] {
         let no = ask(permission).await;
         assert_eq!(no.code, Some(1), "{}{}", no.output, no.complaint);
         assert!(no.output.contains("cannot update resource \"imagestreams/layers\""), "{}", no.output);
-        let advice = no.output.lines().find_map(|line| line.trim().strip_prefix("kubectl "));
-        advised.push(advice.unwrap_or_else(|| panic!("{permission}: {}", no.output)).to_owned());
+        advised.push(advice(&no).to_owned());
     }
     assert_eq!(advised[0], advised[1]);
     cluster.kubectl(advised[0].split(' ')).await;
@@ -253,6 +237,71 @@ async fn what_can_i_advises_is_what_the_cluster_takes() {
         let yes = ask(permission).await.output;
         assert!(yes.contains("RoleBinding"), "{yes}");
     }
+}
+
+#[tokio::test]
+async fn can_i_knows_a_token_as_the_cluster_does() {
+    let Some(cluster) = Cluster::shared() else { return };
+    let cluster = cluster.await;
+    let namespace = cluster.namespace("shown").await;
+    cluster.apply(&account(&namespace, "robot")).await;
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("token");
+    let pull = format!("pull {namespace}/app --token-file {}", file.display());
+    let ask = async |token: &str| {
+        std::fs::write(&file, token).unwrap();
+        can_i(cluster, &pull, json!({ "audiences": ["image-registry"] })).await
+    };
+    let token = cluster.token(&namespace, "robot", "image-registry").await;
+    let robot = format!("system:serviceaccount:{namespace}:robot");
+
+    let no = ask(&token).await;
+    assert_eq!((no.code, &*no.complaint), (Some(1), ""), "{}", no.output);
+    assert!(
+        no.output.starts_with(&format!("no: {robot} may not pull from {namespace}/app\n")),
+        "{}",
+        no.output
+    );
+    assert!(no.output.contains("They cannot get resource \"imagestreams/layers\""), "{}", no.output);
+    cluster.kubectl(advice(&no).split(' ')).await;
+    let yes = ask(&token).await;
+    assert_eq!((yes.code, &*yes.complaint), (Some(0), ""), "{}", yes.output);
+    let by =
+        format!("RoleBinding {namespace}/image-puller-robot gives the user ClusterRole system:image-puller");
+    assert!(yes.output.contains(&by), "{}", yes.output);
+
+    // Somebody whom the API server alone knows; a token for others; one of nobody.
+    let alice = ask(&user_token("alice")).await;
+    assert!(alice.output.starts_with("no: alice may not pull"), "{}{}", alice.output, alice.complaint);
+    assert!(alice.output.contains("their groups: developers, system:authenticated\n"), "{}", alice.output);
+    let elsewhere = cluster.token(&namespace, "robot", "elsewhere").await;
+    for (token, why) in [
+        (&*elsewhere, "none of its audiences is accepted here"),
+        ("nobody-shows-this-token", "the API server does not know the token"),
+    ] {
+        let refused = ask(token).await;
+        assert_eq!((refused.code, &*refused.output), (Some(2), ""), "{why}");
+        assert!(refused.complaint.contains(why), "{}", refused.complaint);
+    }
+}
+
+/// What `wharf auth can-i` says beside a registry with these settings of `auth.kubernetes`.
+async fn can_i(cluster: &Cluster, question: &str, more: Value) -> Printed {
+    let mut settings = cluster.settings().await;
+    overlay(&mut settings, &json!({ "version": 0.1, "auth": { "kubernetes": more } }));
+    let file = tempfile::Builder::new().suffix(".yml").tempfile().unwrap();
+    std::fs::write(&file, settings.to_string()).unwrap();
+    let config = ["--config", file.path().to_str().unwrap()];
+    let words = ["auth", "can-i"].into_iter().chain(question.split(' ')).chain(config);
+    let printed = wharf::run(&words.collect::<Vec<_>>(), &[]);
+    secrets::assert_none_in(printed.output.lines());
+    printed
+}
+
+/// What it advises to run, without the program.
+fn advice(no: &Printed) -> &str {
+    let advice = no.output.lines().find_map(|line| line.trim().strip_prefix("kubectl "));
+    advice.unwrap_or_else(|| panic!("{}", no.output))
 }
 
 #[tokio::test]
