@@ -50,6 +50,7 @@ const CALLERS: &[(&str, &[&str])] = &[
     ("mallory", &["*", "alice"]),
     ("*", &[]),
     ("", &["readers"]),
+    ("root", &["system:masters", "system:authenticated"]),
     ("system:anonymous", &["system:unauthenticated"]),
     ("system:serviceaccount:n0:sa", &SERVICE_ACCOUNT_OF_N0),
     ("system:serviceaccount:n0:robot", &SERVICE_ACCOUNT_OF_N0),
