@@ -68,15 +68,21 @@ async fn service_accounts_pull_what_they_are_bound_to(cluster: &Cluster) {
 /// As `docs/authorization.md` has it. The kubelet does not log in at `address` by itself.
 async fn a_secret_is_good_for_the_pods_that_name_it(cluster: &Cluster, address: &str) {
     let image = format!("{address}/team/app:1");
-    let token = cluster.token("team", "member", AUDIENCE).await;
-    let secret = ["create", "secret", "docker-registry", "pull", "-n", "team", "--docker-server", address];
-    let login = ["--docker-username", "member", "--docker-password", &token];
-    cluster.kubectl(secret.into_iter().chain(login)).await;
     let without = spec("default", &image);
-    let mut with = without.clone();
-    with["imagePullSecrets"] = json!([{ "name": "pull" }]);
-    Pod::start(cluster, "secret", &with).await.runs().await;
-    let complaint = Pod::start(cluster, "no-secret", &without).await.complaint().await;
+    let with_secret_of = async |account: &str| {
+        let token = cluster.token("team", account, AUDIENCE).await;
+        let secret = ["create", "secret", "docker-registry", account, "-n", "team"];
+        let login = ["--docker-server", address, "--docker-username", account, "--docker-password", &token];
+        cluster.kubectl(secret.into_iter().chain(login)).await;
+        let mut with = without.clone();
+        with["imagePullSecrets"] = json!([{ "name": account }]);
+        with
+    };
+    Pod::start(cluster, "secret", &with_secret_of("member").await).await.runs().await;
+    let refused = Pod::start(cluster, "other-secret", &with_secret_of("stranger").await).await;
+    let unknown = Pod::start(cluster, "no-secret", &without).await;
+    assert_lacks_the_right("stranger", &refused.complaint().await);
+    let complaint = unknown.complaint().await;
     assert!(complaint.contains("401 Unauthorized"), "{complaint}");
 }
 
