@@ -9,7 +9,11 @@ use serde_json::{Value, json};
 
 use crate::{
     clients::{containerd::containerd, containerd_2::Node, containers::Containers},
-    harness::{Image, Layer, PaperCluster, TestRegistry, User, Workstation, paper_cluster::binding, tool},
+    harness::{
+        Image, Layer, PaperCluster, TestRegistry, User, Workstation,
+        paper_cluster::{binding, binding_of},
+        tool,
+    },
 };
 
 /// A registry in which one service account may push and pull, and another one nothing.
@@ -132,7 +136,7 @@ async fn a_service_account_pushes_and_pulls_as_far_as_bindings_say_so() {
     let Some(bob) = Containers::near(&registry) else { return };
     let refused = bob.podman_in_vain(format!("pull {image}")).await;
     assert!(refused.contains("unauthorized") || refused.contains("authentication required"), "{refused}");
-    cluster.apply("public", PUBLIC);
+    cluster.apply("pull", &binding_of("Group", "team", "system:unauthenticated", "system:image-puller"));
     loop {
         if someone.get(tags).await.status != StatusCode::UNAUTHORIZED {
             break;
@@ -140,12 +144,6 @@ async fn a_service_account_pushes_and_pulls_as_far_as_bindings_say_so() {
     }
     assert_eq!(bob.run(&image).await, "for the team");
 }
-
-/// What lets everybody pull.
-const PUBLIC: &str = "{apiVersion: rbac.authorization.k8s.io/v1, kind: RoleBinding, \
-    metadata: {name: public, namespace: team}, \
-    subjects: [{kind: Group, name: 'system:unauthenticated', apiGroup: rbac.authorization.k8s.io}], \
-    roleRef: {kind: ClusterRole, name: 'system:image-puller', apiGroup: rbac.authorization.k8s.io}}";
 
 #[tokio::test]
 async fn crane_and_cosign_log_in_by_a_config_json() {

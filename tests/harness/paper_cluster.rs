@@ -137,6 +137,15 @@ impl PaperCluster {
 
 /// The binding of the Kubernetes documentation: in `namespace`, the service account `name` of it gets the role `role`.
 pub(crate) fn binding(namespace: &str, name: &str, role: &str) -> String {
+    bind(namespace, role, &format!("ServiceAccount\n  name: {name}\n  namespace: {namespace}"))
+}
+
+/// The same for a `User` or a `Group`: for a subject of this `kind`.
+pub(crate) fn binding_of(kind: &str, namespace: &str, name: &str, role: &str) -> String {
+    bind(namespace, role, &format!("{kind}\n  name: {name}\n  apiGroup: rbac.authorization.k8s.io"))
+}
+
+fn bind(namespace: &str, role: &str, subject: &str) -> String {
     format!(
         "apiVersion: rbac.authorization.k8s.io/v1
 kind: RoleBinding
@@ -144,9 +153,7 @@ metadata:
   name: {role}
   namespace: {namespace}
 subjects:
-- kind: ServiceAccount
-  name: {name}
-  namespace: {namespace}
+- kind: {subject}
 roleRef:
   kind: ClusterRole
   name: {role}

@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 use crate::harness::{
     Cluster, TestRegistry, User,
     cluster::{ISSUER, account, user_token},
-    paper_cluster::binding,
+    paper_cluster::{binding, binding_of},
     registry::overlay,
     secrets, tool, until,
     wharf::{self, Printed},
@@ -104,14 +104,7 @@ async fn people_are_known_by_the_api_server_alone() {
         for person in ["alice", "bob"] {
             until(async || asking.status(&user_token(person)).await == StatusCode::FORBIDDEN).await;
         }
-        cluster
-            .apply(&format!(
-                "{{apiVersion: rbac.authorization.k8s.io/v1, kind: RoleBinding, \
-                 metadata: {{name: developers, namespace: {namespace}}}, \
-                 subjects: [{{kind: Group, name: developers, apiGroup: rbac.authorization.k8s.io}}], \
-                 roleRef: {{kind: ClusterRole, name: registry-viewer, apiGroup: rbac.authorization.k8s.io}}}}"
-            ))
-            .await;
+        cluster.apply(&binding_of("Group", &namespace, "developers", "registry-viewer")).await;
         until(async || asking.may_pull(&user_token("alice")).await).await;
         assert_eq!(asking.status(&user_token("bob")).await, StatusCode::FORBIDDEN);
         assert_eq!(asking.status("nobody-shows-this-token").await, StatusCode::UNAUTHORIZED);

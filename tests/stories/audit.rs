@@ -18,7 +18,10 @@ use serde_json::{Value, json};
 use storage::{Algorithm, Digest};
 use tokio::task::JoinSet;
 
-use crate::harness::{Authority, Image, Layer, PaperCluster, TestRegistry, User, paper_cluster::binding};
+use crate::harness::{
+    Authority, Image, Layer, PaperCluster, TestRegistry, User,
+    paper_cluster::{binding, binding_of},
+};
 
 /// A registry that obeys the cluster and writes its audit log into a file of the folder.
 async fn audited(cluster: &PaperCluster, folder: &Path) -> TestRegistry {
@@ -66,12 +69,8 @@ async fn pushes_mounts_and_deletions_name_who_what_and_the_binding() {
     for role in ["system:image-builder", "registry-editor"] {
         cluster.apply(role, &binding("team", "robot", role));
     }
-    let builder_elsewhere = binding("team", "robot", "system:image-builder").replacen(
-        "namespace: team",
-        "namespace: elsewhere",
-        1,
-    );
-    cluster.apply("elsewhere", &builder_elsewhere);
+    let robot = "system:serviceaccount:team:robot";
+    cluster.apply("elsewhere", &binding_of("User", "elsewhere", robot, "system:image-builder"));
     let registry = audited(&cluster, folder).await;
     let (robot, token) = (registry.user("robot"), cluster.token("team", "robot"));
     let image = Image::of(vec![Layer::random(1000)]);
@@ -158,10 +157,7 @@ async fn who_may_not_or_shows_what_is_not_good_is_written_down() {
     let folder = folder.path();
     cluster.apply("pull", &binding("team", "robot", "system:image-puller"));
     cluster.apply("push", &binding("mine", "owner", "system:image-builder"));
-    let account = "ServiceAccount\n  name: anybody\n  namespace: public\n";
-    let anybody = "Group\n  name: system:unauthenticated\n  apiGroup: rbac.authorization.k8s.io\n";
-    let open = binding("public", "anybody", "system:image-builder").replace(account, anybody);
-    cluster.apply("open", &open);
+    cluster.apply("open", &binding_of("Group", "public", "system:unauthenticated", "system:image-builder"));
     let registry = audited(&cluster, folder).await;
     let (robot, token) = (registry.user("robot"), cluster.token("team", "robot"));
 

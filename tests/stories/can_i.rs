@@ -6,7 +6,7 @@ use serde_json::json;
 
 use crate::harness::{
     PaperCluster, TestRegistry,
-    paper_cluster::binding,
+    paper_cluster::{binding, binding_of},
     secrets,
     wharf::{self, Printed},
 };
@@ -81,14 +81,7 @@ fn groups_count_those_that_are_said_and_those_that_everybody_is_in() {
         ("of-team", "system:serviceaccounts:team"),
         ("all", "system:authenticated"),
     ] {
-        cluster.apply(
-            name,
-            &format!(
-                "{{apiVersion: rbac.authorization.k8s.io/v1, kind: RoleBinding, metadata: {{name: p, namespace: {name}}}, \
-                 subjects: [{{kind: Group, name: '{group}'}}], \
-                 roleRef: {{kind: ClusterRole, name: 'system:image-puller', apiGroup: rbac.authorization.k8s.io}}}}"
-            ),
-        );
+        cluster.apply(name, &binding_of("Group", name, group, "system:image-puller"));
     }
     let config = cluster.configuration(&json!({}));
     for (question, code) in [

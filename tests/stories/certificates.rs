@@ -11,7 +11,9 @@ use bytes::Bytes;
 use hyper::{Method, StatusCode};
 use serde_json::{Value, json};
 
-use crate::harness::{Authority, PaperCluster, TestRegistry, User, authority::Pair};
+use crate::harness::{
+    Authority, PaperCluster, TestRegistry, User, authority::Pair, paper_cluster::binding_of,
+};
 
 const TAGS: &str = "/v2/team/app/tags/list";
 
@@ -39,20 +41,11 @@ async fn status(user: &User, method: Method, path: &str, authorization: Option<&
     user.ask(method, path, &headers, Bytes::new()).await.status
 }
 
-/// A binding of the role `role` to one subject, in the namespace `team`.
-fn binding(kind: &str, name: &str, role: &str) -> String {
-    format!(
-        "{{apiVersion: rbac.authorization.k8s.io/v1, kind: RoleBinding, metadata: {{name: {role}, namespace: team}}, \
-         subjects: [{{kind: {kind}, name: {name}}}], \
-         roleRef: {{kind: ClusterRole, name: '{role}', apiGroup: rbac.authorization.k8s.io}}}}"
-    )
-}
-
 #[tokio::test]
 async fn a_certificate_says_who_its_holder_is_and_bindings_say_what_they_may() {
     let (authority, folder, cluster) = (Authority::new(), tempfile::tempdir().unwrap(), PaperCluster::new());
-    cluster.apply("user", &binding("User", "alice", "system:image-puller"));
-    cluster.apply("group", &binding("Group", "builders", "system:image-builder"));
+    cluster.apply("user", &binding_of("User", "team", "alice", "system:image-puller"));
+    cluster.apply("group", &binding_of("Group", "team", "builders", "system:image-builder"));
     let mut settings = cluster.settings();
     settings["http"]["tls"] = tls(&authority, folder.path());
     let nobodys = folder.path().join("tokens.yaml");

@@ -7,7 +7,11 @@ use serde_json::{Value, json};
 use storage::{Algorithm, Digest};
 use tempfile::NamedTempFile;
 
-use crate::harness::{PaperCluster, TestRegistry, paper_cluster::binding, secrets, until};
+use crate::harness::{
+    PaperCluster, TestRegistry,
+    paper_cluster::{binding, binding_of},
+    secrets, until,
+};
 
 /// What `htpasswd -nbBC 4 alice secret` prints, and `htpasswd -nbBC 5 alice wonderland`.
 const SECRET: &str = "$2y$04$f9iXm6KjCBCvHfQipitgTei0H0AAHaFr7DXwPpwFYUmHQCKtgKkTG";
@@ -163,12 +167,7 @@ impl Users {
 #[tokio::test]
 async fn what_the_registry_gave_ends_with_the_password_or_token_that_it_was_given_for() {
     let users = Users { folder: tempfile::tempdir().unwrap(), cluster: PaperCluster::new() };
-    users.cluster.apply(
-        "pull",
-        "{apiVersion: rbac.authorization.k8s.io/v1, kind: RoleBinding, metadata: {name: pull, namespace: team}, \
-         subjects: [{kind: Group, name: developers, apiGroup: rbac.authorization.k8s.io}], \
-         roleRef: {kind: ClusterRole, name: 'system:image-puller', apiGroup: rbac.authorization.k8s.io}}",
-    );
+    users.cluster.apply("pull", &binding_of("Group", "team", "developers", "system:image-puller"));
     let [carols, carols_next, daves, erins] = ["carols", "carols-next", "daves", "erins"]
         .map(|whose| format!("{whose}-token-of-thirty-two-letters"));
     users.write("keys", "0123456789abcdef".repeat(4));
