@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Builds the Go programs of go.txt that are not in the cache yet, and checks each against its checksum; then those of
-# Kubernetes, which the module in kubernetes/ pins.
+# Kubernetes and etcd, which modules of our own pin, in kubernetes/ and etcd/.
 #   tools/go.sh          builds what is missing
 #   tools/go.sh folder   prints the folder that holds them
 set -euo pipefail
@@ -9,8 +9,9 @@ cd "$(dirname "$0")"
 cache="${WHARF_CACHE:-$HOME/.cache/wharf}"
 built="$cache/go/built"
 key() { cat "$@" | sha256sum | cut -c1-12; }
-folder="$cache/go/$(key go.txt kubernetes/*)"
-kubernetes="$built/kubernetes@$(key kubernetes/*)"
+folder="$cache/go/$(key go.txt kubernetes/* etcd/*)"
+declare -A seconds=([etcd]=60 [kubernetes]=500) # of each module of our own
+programs_of() { echo "$built/$1@$(key "$1"/*)"; }
 
 if [ "${1:-}" = folder ]; then
     echo "$folder"
@@ -42,29 +43,42 @@ build() {
     rm -rf "$work"
 }
 
-# Leaves all programs of Kubernetes in the folder $kubernetes. It is one build, because they have most of their code in
-# common, and one of a module of our own: theirs replaces others by folders of its tree, which `go install` refuses.
+# build_module MODULE FLAG… PACKAGE…: leaves the programs of a module of our own in the folder that programs_of names. There
+# is one where theirs replaces others by folders of its tree, which `go install` refuses.
+build_module() {
+    local module=$1 work
+    shift
+    work=$(mktemp -d "$cache/go/work.XXXXXX")
+    (cd "$module" && go build -o "$work/" "$@") >"$work.log" 2>&1 ||
+        { cat "$work.log" >&2; rm -rf "$work" "$work.log"; return 1; }
+    mv -T "$work" "$(programs_of "$module")"
+    rm "$work.log"
+}
+
+build_etcd() { build_module etcd "${flags[@]}" .; }
+
+# One build, because they have most of their code in common.
 build_kubernetes() {
-    local version major minor work
+    local version major minor programs
     version=$(sed -n 's/^require k8s.io\/kubernetes v//p' kubernetes/go.mod)
     IFS=. read -r major minor _ <<<"$version"
     local set="-X k8s.io/component-base/version.git" # Without it they take themselves for v0.0.0, and refuse each other.
-    work=$(mktemp -d "$cache/go/work.XXXXXX")
-    (cd kubernetes && sed -n 's/^\t_ "\(.*\)"$/\1/p' programs.go | xargs \
-        go build -trimpath -ldflags "-s -w ${set}Version=v$version ${set}Major=$major ${set}Minor=$minor" -o "$work/"
-    ) >"$work.log" 2>&1 || { cat "$work.log" >&2; rm -rf "$work" "$work.log"; return 1; }
-    mv -T "$work" "$kubernetes"
-    rm "$work.log"
+    mapfile -t programs < <(sed -n 's/^\t_ "\(.*\)"$/\1/p' kubernetes/programs.go)
+    build_module kubernetes -trimpath \
+        -ldflags "-s -w ${set}Version=v$version ${set}Major=$major ${set}Minor=$minor" "${programs[@]}"
 }
 
 table() { grep -v '^#' go.txt; }
 
 link_all() {
+    local module
     mkdir -p "$folder"
     table | while read -r program _ _ version _; do
         [ ! -e "$built/$program@$version" ] || ln -f "$built/$program@$version" "$folder/$program"
     done
-    [ ! -e "$kubernetes" ] || ln -f "$kubernetes"/* "$folder"
+    for module in "${!seconds[@]}"; do
+        [ ! -e "$(programs_of "$module")" ] || ln -f "$(programs_of "$module")"/* "$folder"
+    done
     ln -sfn "$folder" "$cache/go/current" # Where a plain `cargo test` looks.
 }
 
@@ -72,29 +86,29 @@ mkdir -p "$built"
 exec 9>"$cache/go/lock"
 flock --nonblock 9 || { echo "waiting for another build of the Go programs"; flock 9; }
 
-if [ -e "$kubernetes" ] && table | while read -r program _ _ version _; do
-    [ -e "$built/$program@$version" ] || exit 1
-done; then
+if [ -e "$(programs_of kubernetes)" ] && [ -e "$(programs_of etcd)" ] &&
+    table | while read -r program _ _ version _; do [ -e "$built/$program@$version" ] || exit 1; done; then
     link_all
     exit
 fi
 if ! command -v go >/dev/null; then
     link_all
-    echo "go is not installed: tests that need the programs of tools/go.txt and tools/kubernetes are skipped"
+    echo "go is not installed: tests that need the programs of tools/go.txt, tools/kubernetes and tools/etcd are skipped"
     exit
 fi
-while read -r program seconds module version package checksum; do
+while read -r program about module version package checksum; do
     [ ! -e "$built/$program@$version" ] || continue
-    echo "building $program $version (about $seconds s)"
+    echo "building $program $version (about $about s)"
     SECONDS=0
     build "$program" "$module" "$version" "$package" "$checksum"
     link_all
     echo "built $program in $SECONDS s"
 done < <(table)
-if [ ! -e "$kubernetes" ]; then
-    echo "building Kubernetes (about 500 s)"
+for module in "${!seconds[@]}"; do
+    [ ! -e "$(programs_of "$module")" ] || continue
+    echo "building $module (about ${seconds[$module]} s)"
     SECONDS=0
-    build_kubernetes
+    "build_$module"
     link_all
-    echo "built Kubernetes in $SECONDS s"
-fi
+    echo "built $module in $SECONDS s"
+done

@@ -376,7 +376,7 @@ impl Programs {
     fn found() -> Option<Self> {
         Some(Self {
             setpriv: tool::debian("setpriv")?,
-            etcd: tool::debian("etcd")?,
+            etcd: tool::go("etcd")?,
             api_server: tool::go("kube-apiserver")?,
             controllers: tool::go("kube-controller-manager")?,
             kubectl: tool::go("kubectl")?,
