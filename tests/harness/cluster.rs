@@ -48,6 +48,15 @@ const CONTROLLERS: [&str; 8] = [
     "serviceaccount-token-controller",
 ];
 
+/// How the API server tells whoever watches what is there already.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Lists {
+    /// As the beginning of a watch.
+    Streamed,
+    /// Page by page alone, as older ones do.
+    Paged,
+}
+
 /// A control plane. It ends when it is dropped, and when the tests end in whatever way.
 pub(crate) struct Cluster {
     api_server: Process,
@@ -104,7 +113,7 @@ impl Cluster {
     async fn of(programs: Programs) -> Self {
         let site = Site::new(programs);
         let etcd = site.start_etcd().await;
-        let api_server = site.start_api_server().await;
+        let api_server = site.start_api_server(Lists::Streamed).await;
         let controllers = site.start_controllers().await;
         Self { api_server, _controllers: controllers, _etcd: etcd, site }
     }
@@ -174,7 +183,25 @@ exec unshare --mount sh -c '
 
     /// Starts the API server again.
     pub(crate) async fn start_api_server(&mut self) {
-        self.api_server = self.site.start_api_server().await;
+        self.start_api_server_with(Lists::Streamed).await;
+    }
+
+    /// Starts the API server again, as one that tells so what is there.
+    pub(crate) async fn start_api_server_with(&mut self, lists: Lists) {
+        self.api_server = self.site.start_api_server(lists).await;
+    }
+
+    /// The lists and watches that registries asked for and got: the path and query of each.
+    pub(crate) fn reads_of_registries(&self) -> Vec<String> {
+        let log = fs::read_to_string(self.site.folder.path().join("audit")).unwrap_or_default();
+        let whole = log.split_inclusive('\n').filter(|line| line.ends_with('\n'));
+        let events = whole.map(|line| serde_json::from_str::<Value>(line).unwrap());
+        let answered = events.filter(|event| {
+            let is_watch = event["verb"] == "watch";
+            let stage = if is_watch { "ResponseStarted" } else { "ResponseComplete" };
+            event["stage"] == stage && event["responseStatus"]["code"] == 200
+        });
+        answered.map(|event| event["requestURI"].as_str().unwrap().to_owned()).collect()
     }
 
     /// The API server, as whoever may do everything meets it.
@@ -259,6 +286,15 @@ impl Site {
         write("tls.key", &key.serialize_pem());
         let users = USERS.map(|(user, group)| format!("{},{user},uid-of-{user},{group}\n", user_token(user)));
         write("tokens.csv", &users.concat());
+        // What registries read is written down once that is answered.
+        let reads = json!({ "level": "Metadata", "users": ["system:serviceaccount:wharf:wharf"], "verbs": ["list", "watch"] });
+        let policy = json!({
+            "apiVersion": "audit.k8s.io/v1",
+            "kind": "Policy",
+            "omitStages": ["RequestReceived", "Panic"],
+            "rules": [reads, { "level": "None" }],
+        });
+        write("policy", &policy.to_string());
 
         let port = Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
         port.set_reuse_port(true).unwrap(); // As --permit-port-sharing does. Nobody connects to it, since it does not listen.
@@ -297,11 +333,12 @@ impl Site {
         etcd
     }
 
-    async fn start_api_server(&self) -> Process {
+    async fn start_api_server(&self, lists: Lists) -> Process {
         let mut api_server = self.command(&self.programs.api_server);
         api_server.arg(format!("--etcd-servers=unix://{}/client:0", self.folder.path().display()));
         api_server.arg(format!("--secure-port={}", self.address.port()));
         api_server.arg(format!("--service-account-issuer={ISSUER}"));
+        api_server.arg(format!("--feature-gates=WatchList={}", matches!(lists, Lists::Streamed)));
         api_server.args([
             "--permit-port-sharing",
             "--bind-address=127.0.0.1",
@@ -316,6 +353,8 @@ impl Site {
             "--authorization-mode=Node,RBAC",
             "--enable-admission-plugins=NodeRestriction",
             "--kubelet-preferred-address-types=InternalIP",
+            "--audit-policy-file=policy",
+            "--audit-log-path=audit",
         ]);
         let (api_server, ()) = Process::start(api_server, |_| Some(())).await;
         let admin = self.admin();

@@ -1,12 +1,13 @@
-//! A cluster with many bindings.
+//! A cluster with many bindings, which are read as streams and by pages.
 
 use futures_util::{StreamExt, stream};
+use hyper::StatusCode;
 use serde_json::json;
 
 use super::permission::Asking;
 use crate::harness::{
     Cluster, TestRegistry,
-    cluster::{ISSUER, account},
+    cluster::{ISSUER, Lists},
     until,
 };
 
@@ -14,10 +15,9 @@ use crate::harness::{
 async fn ten_thousand_bindings_are_read_whole_and_followed() {
     const BINDINGS: usize = 10_000;
     let Some(cluster) = Cluster::start() else { return };
-    let cluster = cluster.await;
+    let mut cluster = cluster.await;
     let settings = cluster.settings().await;
     let namespace = cluster.namespace("many").await;
-    cluster.apply(&account(&namespace, "robot")).await;
     let path = format!("/apis/rbac.authorization.k8s.io/v1/namespaces/{namespace}/rolebindings");
     let admin = cluster.admin();
     let bind = async |number: usize, subject: &str| {
@@ -32,21 +32,43 @@ async fn ten_thousand_bindings_are_read_whole_and_followed() {
     let others: Vec<String> = (0..BINDINGS).map(|number| format!("other-{}", number / 100)).collect();
     let binding = others.iter().enumerate().map(|(number, other)| bind(number, other));
     stream::iter(binding).buffer_unordered(32).collect::<()>().await;
-    let accounts: Vec<String> =
-        (0..BINDINGS / 100).map(|number| account(&namespace, &format!("other-{number}"))).collect();
-    cluster.apply(&accounts.join("\n---\n")).await;
+    let accounts = format!("/api/v1/namespaces/{namespace}/serviceaccounts");
+    let token_of = async |account: String| {
+        admin.post(&accounts, &json!({ "metadata": { "name": account } })).await;
+        cluster.token(&namespace, &account, ISSUER).await
+    };
+    let tokens = (0..BINDINGS / 100).map(|number| token_of(format!("other-{number}")));
+    let tokens: Vec<String> = stream::iter(tokens).buffer_unordered(16).collect().await;
+    let token = token_of("robot".to_owned()).await;
 
-    let registry = TestRegistry::with(settings).await;
-    let user = registry.user("someone");
-    let asking = Asking { user: &user, repository: format!("{namespace}/app") };
-    for number in 0..BINDINGS / 100 {
-        let token = cluster.token(&namespace, &format!("other-{number}"), ISSUER).await;
+    for lists in [Lists::Streamed, Lists::Paged] {
+        if let Lists::Paged = lists {
+            cluster.kill_api_server();
+            cluster.start_api_server_with(lists).await;
+        }
+        let before = cluster.reads_of_registries().len();
+        let registry = TestRegistry::with(settings.clone()).await;
+        let user = registry.user("someone");
+        let asking = Asking { user: &user, repository: format!("{namespace}/app") };
+        let pulls = tokens.iter().map(async |token| until(async || asking.may_pull(token).await).await);
+        stream::iter(pulls).buffer_unordered(16).collect::<()>().await;
+        until(async || asking.status(&token).await == StatusCode::FORBIDDEN).await;
+        bind(BINDINGS, "robot").await;
         until(async || asking.may_pull(&token).await).await;
+        admin.delete(&format!("{path}/binding-{BINDINGS}")).await;
+        until(async || asking.status(&token).await == StatusCode::FORBIDDEN).await;
+
+        let reads = cluster.reads_of_registries().split_off(before);
+        for kind in ["clusterroles", "roles", "clusterrolebindings", "rolebindings", "serviceaccounts"] {
+            let of_kind = |read: &&String| read.contains(&format!("/{kind}?"));
+            let count = |part| reads.iter().filter(of_kind).filter(|read| read.contains(part)).count();
+            let (streams, pages) = (count("sendInitialEvents=true"), count("limit=500"));
+            let least = if kind == "rolebindings" { BINDINGS / 500 } else { 1 };
+            let is_right = match lists {
+                Lists::Streamed => streams > 0 && pages == 0,
+                Lists::Paged => streams == 0 && pages >= least,
+            };
+            assert!(is_right, "{kind}, {lists:?}: {reads:?}");
+        }
     }
-    let token = cluster.token(&namespace, "robot", ISSUER).await;
-    until(async || asking.status(&token).await == hyper::StatusCode::FORBIDDEN).await;
-    bind(BINDINGS, "robot").await;
-    until(async || asking.may_pull(&token).await).await;
-    admin.delete(&format!("{path}/binding-{BINDINGS}")).await;
-    until(async || asking.status(&token).await == hyper::StatusCode::FORBIDDEN).await;
 }
