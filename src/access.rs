@@ -187,7 +187,8 @@ impl Gate {
         let missing = missing(caller, &wanted);
         // Whoever showed nothing is asked to log in, and has not been told no.
         if !caller.is_anonymous() {
-            Witness::of(asker, &self.audit).denied(act, repository, &missing).await;
+            let witness = Witness::of(asker, &self.audit);
+            Box::pin(witness.denied(act, repository, &missing)).await; // What is allowed needs no room for it.
         }
         Err(ApiError::Denied { act: missing })
     }

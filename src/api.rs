@@ -37,6 +37,7 @@ use self::error::ApiError;
 use self::location::{Base, Urls};
 use self::manifests::Precondition;
 use self::page::PageSizes;
+use self::uploads::Chunk;
 use self::uploads::state::StateKey;
 use crate::access::Gate;
 use crate::audit::Asker;
@@ -142,37 +143,36 @@ impl Api {
     }
 
     /// Finds out who asks, and asks whoever may not, and is nobody in particular, to log in.
-    async fn admit(&self, request: Parts, body: Body) -> Result<Response, ApiError> {
+    async fn admit(&self, request: &Parts, body: Body) -> Result<Response, ApiError> {
         let endpoint = Endpoint::parse(request.uri.path());
         let Some(login) = &self.0.login else {
             return self.route(&Caller::anonymous(), endpoint, request, body).await;
         };
-        let caller = login.caller(&request).await?;
-        if !caller.identity.is_anonymous() {
-            return self.route(&caller, endpoint, request, body).await;
-        }
-        let called = Called::by(&request);
-        let (uri, method) = (request.uri.clone(), request.method.clone());
+        let caller = login.caller(request).await?;
+        let is_nobody = caller.identity.is_anonymous();
         let answer = match &endpoint {
             // Otherwise every login would seem to succeed, and a client that logs in when it is asked to would be shown what anybody is.
-            Ok(Endpoint::Base | Endpoint::Catalog) if !caller.showed_credential => None,
+            Ok(Endpoint::Base | Endpoint::Catalog) if is_nobody && !caller.showed_credential => None,
             _ => Some(self.route(&caller, endpoint, request, body).await),
         };
         match answer {
-            Some(answer) if !matches!(answer, Err(ApiError::Denied { .. })) => answer,
+            Some(answer) if !(is_nobody && matches!(answer, Err(ApiError::Denied { .. }))) => answer,
             Some(_) | None => {
-                let scope = Endpoint::parse(uri.path()).ok().and_then(|endpoint| endpoint.scope(&method));
+                let endpoint = Endpoint::parse(request.uri.path());
+                let scope = endpoint.ok().and_then(|endpoint| endpoint.scope(&request.method));
                 let reason = scope.as_deref().map_or(Reason::Missing, Reason::Scope);
-                Err(login.unauthorized(&called, reason))
+                Err(login.unauthorized(&Called::by(request), reason))
             }
         }
     }
 
+    /// Has the endpoint's handler answer, with the permit that it takes. A pull is what is asked for most: all else that has a long
+    /// future has it in a box, so that a pull needs no room for it.
     async fn route(
         &self,
         caller: &Caller,
         endpoint: Result<Endpoint, PathError>,
-        request: Parts,
+        request: &Parts,
         body: Body,
     ) -> Result<Response, ApiError> {
         let method = &request.method;
@@ -189,7 +189,7 @@ impl Api {
         if let Some(particulars) = particulars {
             particulars.is_by(&caller.identity);
         }
-        let asker = Asker { caller: &caller.identity, request: &request };
+        let asker = Asker { caller: &caller.identity, request };
         match (endpoint, method.as_str()) {
             (Endpoint::Base, _) => Ok(json("{}")),
             (Endpoint::Extensions { repository: None }, _) => Ok(json(r#"{"extensions":[]}"#)),
@@ -198,36 +198,44 @@ impl Api {
                 Ok(json(r#"{"extensions":[]}"#))
             }
             (Endpoint::Catalog, _) => {
-                catalog::list_repositories(self, gate.catalog(asker.caller).await?, &request).await
+                let access = gate.catalog(asker.caller).await?;
+                Box::pin(catalog::list_repositories(self, access, request)).await
             }
             (Endpoint::Tags { repository }, _) => {
-                tags::list_tags(self, gate.pull(asker, repository).await?, &request).await
+                tags::list_tags(self, gate.pull(asker, repository).await?, request).await
             }
             (Endpoint::Referrers { repository, subject }, _) => {
                 let access = gate.pull(asker, repository).await?;
-                referrers::list_referrers(self, access, subject, &request).await
+                Box::pin(referrers::list_referrers(self, access, subject, request)).await
             }
-
             (Endpoint::Blob { repository, digest }, "GET") => {
-                blobs::pull_blob(gate.pull(asker, repository).await?, digest, &request).await
+                blobs::pull_blob(gate.pull(asker, repository).await?, digest, request).await
             }
             (Endpoint::Blob { repository, digest }, "HEAD") => {
-                blobs::head_blob(gate.pull(asker, repository).await?, digest, &request).await
+                blobs::head_blob(gate.pull(asker, repository).await?, digest, request).await
             }
-            (Endpoint::Blob { repository, digest }, _) => {
+            (Endpoint::Manifest { repository, reference }, "GET" | "HEAD") => {
+                manifests::pull_manifest(gate.pull(asker, repository).await?, reference, request).await
+            }
+            (endpoint, _) => Box::pin(self.change(asker, endpoint, body)).await,
+        }
+    }
+
+    /// Has the endpoint's handler make a change, or tell how far an upload is.
+    async fn change(&self, asker: Asker<'_>, endpoint: Endpoint, body: Body) -> Result<Response, ApiError> {
+        let (gate, request) = (&self.0.gate, asker.request);
+        match (endpoint, request.method.as_str()) {
+            (Endpoint::Blob { repository, digest }, "DELETE") => {
                 let access = gate.delete(asker, repository).await?;
                 self.mutate(blobs::delete_blob(access, digest)).await
             }
 
-            (Endpoint::Manifest { repository, reference }, "GET" | "HEAD") => {
-                manifests::pull_manifest(gate.pull(asker, repository).await?, reference, &request).await
-            }
             (Endpoint::Manifest { repository, reference }, "PUT") => {
                 let access = gate.push(asker, repository).await?;
                 let precondition = Precondition::of(gate, asker, access.repository(), &reference).await?;
                 manifests::put_manifest(self, access, precondition, reference, request, body).await
             }
-            (Endpoint::Manifest { repository, reference }, _) => {
+            (Endpoint::Manifest { repository, reference }, "DELETE") => {
                 let access = match &reference {
                     Reference::Tag(tag) => gate.delete_tag(asker, repository, tag).await?,
                     Reference::Digest(_) => gate.delete(asker, repository).await?,
@@ -243,19 +251,28 @@ impl Api {
                 }
             }
 
-            (Endpoint::Uploads { repository }, _) => {
+            (Endpoint::Uploads { repository }, "POST") => {
                 let access = gate.push(asker, repository).await?;
-                uploads::begin_upload(self, access, &caller.identity, request, body).await
+                uploads::begin_upload(self, access, asker, body).await
             }
             (Endpoint::Upload { repository, id }, method) => {
-                let upload = uploads::Target::new(self, gate.push(asker, repository).await?, id, &request)?;
+                let upload = uploads::Target::new(self, gate.push(asker, repository).await?, id, request)?;
                 match method {
-                    "PATCH" => self.mutate(uploads::append_chunk(upload, request, body)).await,
-                    "PUT" => self.mutate(uploads::finish_upload(upload, request, body)).await,
+                    "PATCH" => {
+                        let chunk = Chunk::of(request, body)?;
+                        self.mutate(uploads::append_chunk(upload, chunk)).await
+                    }
+                    "PUT" => {
+                        let digest = uploads::claimed_digest(request)?;
+                        let chunk = Chunk::of(request, body)?;
+                        self.mutate(uploads::finish_upload(upload, chunk, digest)).await
+                    }
                     "DELETE" => self.mutate(uploads::cancel_upload(upload)).await,
                     _ => uploads::upload_status(upload).await,
                 }
             }
+
+            (endpoint, _) => Err(ApiError::MethodNotAllowed { allow: endpoint.allow() }),
         }
     }
 }
@@ -271,7 +288,7 @@ pub fn with_errors(router: Router) -> Router {
 /// Every request below `/v2`.
 async fn answer(State(api): State<Api>, request: Request) -> Response {
     let (parts, body) = request.into_parts();
-    let mut response = api.admit(parts, body).await.unwrap_or_else(IntoResponse::into_response);
+    let mut response = api.admit(&parts, body).await.unwrap_or_else(IntoResponse::into_response);
     let (name, value) = API_VERSION;
     response.headers_mut().insert(name, value);
     response

@@ -130,7 +130,8 @@ impl Login {
         };
         match self.identify(&credential, source(request)).await {
             Ok(known) => Ok(Caller { identity: known.identity, showed_credential: true }),
-            Err(error) => Err(self.failure(request, error, challenge).await),
+            // In a box: whoever is known needs no room for it.
+            Err(error) => Err(Box::pin(self.failure(request, error, challenge)).await),
         }
     }
 

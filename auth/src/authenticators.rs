@@ -110,7 +110,8 @@ impl Authenticators {
         let verdict = match self.verdicts.look(credential).await {
             Looked::Found(verdict) => self.ensure_current(verdict),
             Looked::Missing(place) => {
-                let verdict = self.judge(credential, source, place.was_known).await?;
+                // In a box: what is remembered needs no room for it.
+                let verdict = Box::pin(self.judge(credential, source, place.was_known)).await?;
                 place.remember(&verdict);
                 verdict
             }

@@ -96,7 +96,7 @@ pub(super) async fn put_manifest(
     access: PushAccess,
     precondition: Precondition,
     reference: Reference,
-    request: Parts,
+    request: &Parts,
     body: Body,
 ) -> Result<Response, ApiError> {
     let query = Query::of(&request.uri);
@@ -117,7 +117,7 @@ pub(super) async fn put_manifest(
         .headers
         .get(header::CONTENT_TYPE)
         .map(|kind| String::from_utf8_lossy(kind.as_bytes()).into_owned());
-    let base = api.0.options.urls.base(&request);
+    let base = api.0.options.urls.base(request);
     let bytes = read_manifest(body, api.0.options.manifest_limit_bytes).await?;
 
     let api = api.clone();

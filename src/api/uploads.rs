@@ -2,10 +2,8 @@
 
 pub mod state;
 
-use std::sync::Arc;
 use std::time::Duration;
 
-use auth::Identity;
 use axum::body::Body;
 use axum::http::request::Parts;
 use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
@@ -44,16 +42,15 @@ pub(super) struct Target {
 pub(super) async fn begin_upload(
     api: &Api,
     access: PushAccess,
-    caller: &Arc<Identity>,
-    request: Parts,
+    asker: Asker<'_>,
     body: Body,
 ) -> Result<Response, ApiError> {
+    let request = asker.request;
     let query = Query::of(&request.uri);
-    let base = api.0.options.urls.base(&request);
+    let base = api.0.options.urls.base(request);
     let mounted: Option<Digest> = query.first("mount").and_then(|digest| digest.parse().ok());
     let access = match mounted {
         Some(digest) => {
-            let asker = Asker { caller, request: &request };
             match mount_blob(api, &base, access, asker, query.first("from").as_deref(), digest).await? {
                 Mounted::Yes(response) => return Ok(response),
                 Mounted::No(access) => access,
@@ -72,13 +69,17 @@ pub(super) async fn begin_upload(
         // What could not be mounted is what is uploaded instead.
         (None, None) => mounted.map_or(Algorithm::Sha256, |digest| digest.algorithm()),
     };
+    let whole = match digest {
+        Some(digest) => Some((Chunk::of(request, body)?, digest)),
+        None => None,
+    };
     let api = api.clone();
     api.clone()
         .mutate(async move {
             let id = access.begin_upload(algorithm).await?;
             let target = Target { api, base, access, id, claimed: None };
-            match digest {
-                Some(digest) => target.receive_whole(&request.headers, body, digest).await,
+            match whole {
+                Some((chunk, digest)) => target.receive_whole(chunk, digest).await,
                 None => Ok(target.answer(StatusCode::ACCEPTED, 0)),
             }
         })
@@ -86,19 +87,27 @@ pub(super) async fn begin_upload(
 }
 
 /// `PATCH <location>`: appends a chunk, or all there is.
-pub(super) async fn append_chunk(target: Target, request: Parts, body: Body) -> Result<Response, ApiError> {
-    let mut upload = target.receive_all(&request.headers, body, None).await?;
+pub(super) async fn append_chunk(target: Target, chunk: Chunk) -> Result<Response, ApiError> {
+    let mut upload = target.receive(chunk, None).await?;
     match upload.keep().await {
         Ok(size) => Ok(target.answer(StatusCode::ACCEPTED, size)),
         Err(error) => Err(target.failure(error).await),
     }
 }
 
-/// `PUT <location>?digest=<digest>`: appends the last chunk, if any, and makes the upload a blob.
-pub(super) async fn finish_upload(target: Target, request: Parts, body: Body) -> Result<Response, ApiError> {
+/// What the last request to an upload says that it is the blob of.
+pub(super) fn claimed_digest(request: &Parts) -> Result<Digest, ApiError> {
     let digest = Query::of(&request.uri).first("digest").ok_or(ApiError::DigestMissing)?;
-    let digest = digest.parse().map_err(ApiError::DigestInvalid)?;
-    let upload = target.receive_all(&request.headers, body, Some(digest)).await?;
+    digest.parse().map_err(ApiError::DigestInvalid)
+}
+
+/// `PUT <location>?digest=<digest>`: appends the last chunk, if any, and makes the upload a blob.
+pub(super) async fn finish_upload(
+    target: Target,
+    chunk: Chunk,
+    digest: Digest,
+) -> Result<Response, ApiError> {
+    let upload = target.receive(chunk, Some(digest)).await?;
     target.finish(upload, digest).await
 }
 
@@ -194,13 +203,8 @@ impl Target {
     }
 
     /// Takes in a blob in one piece. Its client does not know the upload, so nothing of it is kept unless it becomes a blob.
-    async fn receive_whole(
-        &self,
-        headers: &HeaderMap,
-        body: Body,
-        digest: Digest,
-    ) -> Result<Response, ApiError> {
-        match self.receive_all(headers, body, Some(digest)).await {
+    async fn receive_whole(&self, chunk: Chunk, digest: Digest) -> Result<Response, ApiError> {
+        match self.receive(chunk, Some(digest)).await {
             Ok(upload) => self.finish(upload, digest).await,
             Err(error) => {
                 // If it cannot be forgotten either, it is purged like any other.
@@ -214,16 +218,11 @@ impl Target {
         }
     }
 
-    /// Opens the upload and takes in a body, which must begin where the upload ends, if it says where it begins. What is `expected` is known
-    /// when it is the last one.
-    async fn receive_all(
-        &self,
-        headers: &HeaderMap,
-        body: Body,
-        expected: Option<Digest>,
-    ) -> Result<Upload, ApiError> {
+    /// Opens the upload and takes in a chunk, which must begin where the upload ends, if it says where it begins. What is `expected` is
+    /// known when it is the last one.
+    async fn receive(&self, chunk: Chunk, expected: Option<Digest>) -> Result<Upload, ApiError> {
+        let Chunk { body, range } = chunk;
         let length = body.size_hint().exact();
-        let chunk = ChunkRange::of(headers)?;
         let mut upload = match self.open().await {
             Err(ApiError::UploadBusy) => return Err(self.overtaken().await),
             opened => opened?,
@@ -233,11 +232,11 @@ impl Target {
         if self.claimed.is_some_and(|claimed| claimed != begin) {
             return Err(out_of_order());
         }
-        if let Some(chunk) = &chunk {
-            if chunk.first != begin || chunk.last < chunk.first {
+        if let Some(range) = &range {
+            if range.first != begin || range.last < range.first {
                 return Err(out_of_order());
             }
-            if length.is_some_and(|length| length != chunk.size()) {
+            if length.is_some_and(|length| length != range.size()) {
                 return Err(ApiError::SizeInvalid);
             }
         }
@@ -250,7 +249,7 @@ impl Target {
             Err(ReceiveError::Backend(error)) => return Err(self.failure(error).await),
         }
         // A connection that is torn down may look like the end of a body.
-        let announced = length.or(chunk.map(|chunk| chunk.size()));
+        let announced = length.or(range.map(|range| range.size()));
         if announced.is_some_and(|announced| announced != upload.offset() - begin) {
             return Err(ApiError::SizeInvalid);
         }
@@ -325,6 +324,19 @@ async fn in_turn<T, F: Future<Output = T>>(ask: impl Fn() -> F, is_busy: impl Fn
 
 fn is_busy(error: &BackendError) -> bool {
     error.fault == Fault::Busy
+}
+
+/// What a request brings of a blob.
+pub(super) struct Chunk {
+    body: Body,
+    range: Option<ChunkRange>,
+}
+
+impl Chunk {
+    /// The chunk in a request's body.
+    pub(super) fn of(request: &Parts, body: Body) -> Result<Self, ApiError> {
+        Ok(Self { body, range: ChunkRange::of(&request.headers)? })
+    }
 }
 
 /// Where a chunk says that it belongs: `Content-Range` in the specification's own form, without a unit, both ends inclusive.
