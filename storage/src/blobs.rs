@@ -84,8 +84,9 @@ impl Deleter {
     /// Takes a blob out of this repository, and says whether it was there. Other repositories keep it; its bytes are the collector's.
     pub async fn delete_blob(&self, digest: &Digest) -> Result<bool, BackendError> {
         let Reader { repository, .. } = &self.0;
-        let existed = self.0.backend().delete(&layout::layer_link(repository, digest)).await?;
+        let existed = self.0.backend().delete(&layout::layer_link(repository, digest)).await;
+        // Also after a failure: the link may be gone.
         self.0.registry.caches.layers.forget(&(repository.clone(), *digest));
-        Ok(existed)
+        existed
     }
 }

@@ -257,8 +257,10 @@ impl Deleter {
                 backend.delete_folder(&layout::referrer(&reader.repository, &subject, digest)).await?;
             }
         }
-        backend.delete(&link).await?;
+        let deleted = backend.delete(&link).await;
+        // Also after a failure: the link may be gone.
         reader.registry.caches.revisions.forget(&(reader.repository.clone(), *digest));
+        deleted?;
         // Those that were pushed in between. Who pushes looks for the revision after the tags: one of the two sees the other.
         self.delete_tags_of(digest, TagsOf::NoManifest).await?;
         Ok(true)

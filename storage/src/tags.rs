@@ -64,6 +64,11 @@ impl Reader {
         Ok(digest)
     }
 
+    /// To be called after the link of a tag was written or removed, or may have been.
+    fn forget_tag(&self, tag: &Tag) {
+        self.registry.caches.tags.forget(&(self.repository.clone(), tag.clone()));
+    }
+
     /// Leaves out the tags of which a crash left a folder, but no link, or no whole one.
     async fn without_torn(&self, tags: Vec<Tag>) -> Result<Vec<Tag>, BackendError> {
         let links: Vec<_> = tags.iter().map(|tag| layout::tag_link(&self.repository, tag)).collect();
@@ -86,9 +91,10 @@ impl Writer {
     /// Points a tag at a manifest that is there.
     pub(crate) async fn point_tag(&self, tag: &Tag, digest: &Digest) -> Result<(), BackendError> {
         let repository = self.repository();
-        links::write(self.0.backend(), &layout::tag_link(repository, tag), digest).await?;
-        self.0.registry.caches.tags.forget(&(repository.clone(), tag.clone()));
-        Ok(())
+        let written = links::write(self.0.backend(), &layout::tag_link(repository, tag), digest).await;
+        // Also after a failure: it may have moved.
+        self.0.forget_tag(tag);
+        written
     }
 }
 
@@ -96,7 +102,10 @@ impl Deleter {
     /// Removes a tag, not what it points at, and says whether it was there.
     pub async fn delete_tag(&self, tag: &Tag) -> Result<bool, BackendError> {
         // The link goes first: without it there is no tag, whatever a crash leaves of the rest.
-        let existed = self.0.backend().delete(&layout::tag_link(&self.0.repository, tag)).await?;
+        let existed = self.0.backend().delete(&layout::tag_link(&self.0.repository, tag)).await;
+        // Also after a failure: the link may be gone.
+        self.0.forget_tag(tag);
+        let existed = existed?;
         self.tidy(tag).await?;
         Ok(existed)
     }
@@ -123,7 +132,9 @@ impl Deleter {
                     if whose == TagsOf::NoManifest && self.0.revision(digest).await?.is_some() {
                         return Ok(());
                     }
-                    if backend.delete_if(link, &seen).await? {
+                    let deleted = backend.delete_if(link, &seen).await;
+                    self.0.forget_tag(tag);
+                    if deleted? {
                         self.tidy(tag).await?;
                         break;
                     }
@@ -139,7 +150,6 @@ impl Deleter {
     /// Removes what is left of a tag whose link is gone. The link of somebody who pushes it meanwhile stays.
     async fn tidy(&self, tag: &Tag) -> Result<(), BackendError> {
         let Reader { repository, registry } = &self.0;
-        registry.caches.tags.forget(&(repository.clone(), tag.clone()));
         registry.backend.delete_folder(&layout::tag_history(repository, tag)).await?;
         registry.backend.delete_empty(&layout::tag(repository, tag)).await
     }

@@ -1,16 +1,18 @@
 //! A real server whose system calls fail: `strace` gives them the errors that a full, broken or vanished disk would.
+//!
+//! Here people push meanwhile; below they pull and delete.
 
-use std::{
-    fs,
-    path::{Path, PathBuf},
-    process::Command,
-};
+mod deletions;
+mod faults;
+
+use std::path::Path;
 
 use bytes::Bytes;
 use hyper::{Method, StatusCode};
 use serde_json::json;
 
-use crate::harness::{Image, Layer, TestRegistry, User, process::Process, tool, until, user::Answer};
+use self::faults::{Faults, each_in_turn};
+use crate::harness::{Image, Layer, TestRegistry, User, tool, until, user::Answer};
 
 /// The calls by which a push touches its folder: `pwritev` writes uploads, `pwrite64` links, manifests and what is known of uploads.
 const CALLS: [&str; 12] = [
@@ -45,12 +47,13 @@ async fn a_folder_that_became_forbidden_refuses_and_loses_nothing() {
 
 #[tokio::test]
 async fn a_folder_that_vanished_refuses_and_loses_nothing() {
-    // What is not there is unknown.
+    // What is not there is unknown, and an upload whose folder is empty has received nothing.
     let answers = [
         (503, "UNAVAILABLE"),
         (404, "BLOB_UPLOAD_UNKNOWN"),
         (404, "BLOB_UNKNOWN"),
         (400, "MANIFEST_BLOB_UNKNOWN"),
+        (400, "DIGEST_INVALID"),
     ];
     every_call_fails_with("ENOENT", &answers).await;
 }
@@ -133,8 +136,8 @@ async fn an_upload_that_could_not_be_finished_is_finished_by_the_same_request() 
     }
 }
 
-/// Pushes while every call of a kind, or every second one, fails, for each kind; a push that fails does so with one of these
-/// answers.
+/// Pushes while calls of a kind fail, for each kind: all of them, every second one, and each in its turn. A push that fails does so with
+/// one of these answers.
 async fn every_call_fails_with(error: &str, answers: &[(u16, &str)]) {
     let Some(strace) = tool::debian("strace") else { return };
     let registry = TestRegistry::start().await;
@@ -143,14 +146,13 @@ async fn every_call_fails_with(error: &str, answers: &[(u16, &str)]) {
     push(&alice, "kept", &kept).await.unwrap();
     let mut acknowledged = vec![("kept".to_owned(), kept)];
     for call in CALLS {
-        let mut failed = 0;
-        for when in ["1+", "2+2"] {
+        let mut push_while = async |when: &str| {
             let tag = format!("{}-{when}", call.replace(',', "-")).replace('+', "x");
             let image = some_image();
             let faults = Faults::inject(&strace, &registry, call, error, when, None).await;
             let outcome = push(&alice, &tag, &image).await;
             alice.get("/healthz").await.expect(StatusCode::OK);
-            failed += faults.heal().await;
+            let failed = faults.heal().await;
 
             let story = format!("{call} {error} {when}");
             if let Err(refused) = outcome {
@@ -162,8 +164,11 @@ async fn every_call_fails_with(error: &str, answers: &[(u16, &str)]) {
                 }
             }
             acknowledged.push((tag, image));
-        }
-        assert!(failed > 0, "a push calls {call}");
+            failed
+        };
+        push_while("1+").await;
+        push_while("2+2").await;
+        each_in_turn(call, push_while).await;
     }
 
     let registry = registry.restart().await;
@@ -208,52 +213,4 @@ async fn push(user: &User, tag: &str, image: &Image) -> Result<(), Box<Answer>> 
 
 fn accepted(answer: Answer) -> Result<Answer, Box<Answer>> {
     if answer.status.is_success() { Ok(answer) } else { Err(Box::new(answer)) }
-}
-
-/// System calls that fail for as long as it lives.
-struct Faults {
-    strace: Process,
-    log: tempfile::NamedTempFile,
-}
-
-impl Faults {
-    /// Lets those of a server's `calls` fail that `when` counts, by thread; with a `path`, only those on that file.
-    async fn inject(
-        strace: &Path,
-        registry: &TestRegistry,
-        calls: &str,
-        error: &str,
-        when: &str,
-        path: Option<PathBuf>,
-    ) -> Self {
-        Self::attach(strace, registry, calls, &format!("{calls}:error={error}:when={when}"), path).await
-    }
-
-    /// Has `strace` follow a server's `calls` and do to them what `injection` says; with a `path`, only to those on that file.
-    async fn attach(
-        strace: &Path,
-        registry: &TestRegistry,
-        calls: &str,
-        injection: &str,
-        path: Option<PathBuf>,
-    ) -> Self {
-        let log = tempfile::NamedTempFile::new().unwrap();
-        let mut command = Command::new(strace);
-        command.arg("--follow-forks").arg("--output").arg(log.path());
-        command.arg(format!("--attach={}", registry.process_id()));
-        command.arg(format!("--trace={calls}"));
-        command.arg(format!("--inject={injection}"));
-        if let Some(path) = path {
-            command.arg("--trace-path").arg(path);
-        }
-        let attached = |line: &str| line.contains("attached").then_some(());
-        let (strace, ()) = Process::start(command, attached).await;
-        Self { strace, log }
-    }
-
-    /// Lets calls succeed again, and tells how many failed.
-    async fn heal(self) -> usize {
-        self.strace.interrupt().await;
-        fs::read_to_string(self.log.path()).unwrap().matches("(INJECTED)").count()
-    }
 }

@@ -121,6 +121,14 @@ impl Image {
         Self { manifest, config, layers }
     }
 
+    /// The same, as something that is said about `subject`.
+    pub(crate) fn about(&self, subject: &Self, note: &str) -> Self {
+        let mut manifest: Value = serde_json::from_slice(&self.manifest).expect("it was made here");
+        manifest["subject"] = descriptor(Self::MEDIA_TYPE, &subject.manifest);
+        manifest["annotations"] = json!({ "note": note });
+        Self { manifest: to_bytes(&manifest), ..self.clone() }
+    }
+
     /// What its manifest is.
     pub(crate) const MEDIA_TYPE: &str = "application/vnd.oci.image.manifest.v1+json";
 

@@ -10,7 +10,10 @@ use bytes::Bytes;
 use http_body_util::{BodyExt, Full};
 use hyper::{Method, Request, StatusCode, client::conn::http1, header, http::HeaderMap};
 use hyper_util::rt::TokioIo;
-use rustls::ClientConfig;
+use rustls::{
+    ClientConfig, RootCertStore,
+    pki_types::{CertificateDer, pem::PemObject},
+};
 use serde_json::Value;
 use storage::Digest;
 use tokio::{
@@ -63,6 +66,15 @@ impl User {
     /// The same, by TLS, and with the certificate that `client` has, if it has one.
     pub(crate) fn by_tls(self, client: ClientConfig) -> Self {
         Self { tls: Some(Arc::new(client)), ..self }
+    }
+
+    /// The same, by TLS, and knowing the registry by its `certificate`.
+    pub(crate) fn trusting(self, certificate: &str) -> Self {
+        let mut roots = RootCertStore::empty();
+        roots.add(CertificateDer::from_pem_slice(certificate.as_bytes()).unwrap()).unwrap();
+        let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+        let client = ClientConfig::builder_with_provider(provider).with_safe_default_protocol_versions();
+        self.by_tls(client.unwrap().with_root_certificates(roots).with_no_client_auth())
     }
 
     /// Sends one request and waits for the whole answer.

@@ -114,7 +114,9 @@ impl Files {
                 }
                 // The folder is not there yet, or somebody who found it empty has just removed it.
                 Err(error)
-                    if error.kind() == io::ErrorKind::NotFound && attempts < ATTEMPTS && from.exists() =>
+                    if error.kind() == io::ErrorKind::NotFound
+                        && attempts < ATTEMPTS
+                        && from.try_exists()? =>
                 {
                     attempts += 1;
                     self.make_folder(parent)?;
@@ -214,7 +216,7 @@ impl Files {
         }
         let aside = self.path(layout::staging().as_str()).join(Uuid::new_v4().to_string());
         match fs::rename(path, &aside) {
-            Err(error) if is_absence(&error) && !path.exists() => return Ok(false),
+            Err(error) if is_absence(&error) && !path.try_exists()? => return Ok(false),
             moved => moved?,
         }
         self.listings.changed(path);
