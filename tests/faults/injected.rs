@@ -4,6 +4,7 @@
 
 mod deletions;
 mod faults;
+mod pulls;
 
 use std::path::Path;
 
