@@ -29,29 +29,21 @@ async fn what_was_acknowledged_outlives_any_kill() {
 
 /// Kills one server at every `step`th of the instants that `kills` number, and looks at what it kept.
 async fn kill_while_people_push(kills: Range<u32>, step: u32) {
-    let acknowledged: Arc<Mutex<Vec<(String, Image)>>> = Arc::default();
     let carried: Arc<Mutex<Vec<Layer>>> = Arc::default();
     let mut sessions: Vec<_> = (0..2).map(|_| Session::new()).collect();
+    let mut pushers: Vec<_> = (0..4).map(Pusher::new).collect();
     let mut registry = TestRegistry::start().await;
     let kills: Vec<_> = kills.step_by(step as usize).collect();
     for kill in &kills {
         let pushed = Arc::new(Semaphore::new(0));
-        let pushes: Vec<_> = (0..4)
-            .map(|pusher| {
+        let pushes: Vec<_> = pushers
+            .drain(..)
+            .map(|mut pusher| {
                 let user = registry.user("alice");
                 let pushed = Arc::clone(&pushed);
-                let acknowledged = Arc::clone(&acknowledged);
-                let name = format!("k{kill}-p{pusher}");
                 tokio::spawn(async move {
-                    for number in 0.. {
-                        let image = Image::of(vec![Layer::random(3_000), Layer::random(200_000)]);
-                        let tag = format!("{name}-n{number}");
-                        if !user.try_push("team/app", &tag, &image).await {
-                            return;
-                        }
-                        acknowledged.lock().unwrap().push((tag, image));
-                        pushed.add_permits(1);
-                    }
+                    pusher.go_on(&user, &pushed).await;
+                    pusher
                 })
             })
             .collect();
@@ -74,7 +66,7 @@ async fn kill_while_people_push(kills: Range<u32>, step: u32) {
         tokio::time::sleep(Duration::from_micros(u64::from(*kill) * 3700 % 20_000)).await;
         registry = registry.restart().await;
         for push in pushes {
-            push.await.unwrap();
+            pushers.push(push.await.unwrap());
         }
         for carrier in carriers {
             sessions.push(carrier.await.unwrap());
@@ -90,18 +82,20 @@ async fn kill_while_people_push(kills: Range<u32>, step: u32) {
     for layer in &carried {
         assert_eq!(bob.pull("team/app", layer.digest()).await, *layer);
     }
-    let acknowledged = std::mem::take(&mut *acknowledged.lock().unwrap());
-    let (images, blobs) = (acknowledged.len(), carried.len());
-    let enough = images + blobs > kills.len() / 2 && images > 0 && blobs > 0;
-    assert!(enough, "too few pushes were acknowledged to tell: {images} and {blobs}");
-    let listed = bob.all_tags("team/app").await;
-    for (tag, image) in &acknowledged {
-        assert!(listed.binary_search(tag).is_ok(), "{tag} is listed");
-        assert_eq!(bob.pull_manifest("team/app", tag).await, image.manifest, "{tag}");
-        for layer in &image.layers {
-            assert_eq!(bob.pull("team/app", layer.digest()).await, *layer);
-        }
+    for pusher in &mut pushers {
+        pusher.settle(&bob).await.unwrap();
     }
+    let listed = bob.all_tags("team/app").await;
+    let (mut images, mut deletions, mut moves) = (0, 0, 0);
+    for pusher in &pushers {
+        pusher.finds_all(&bob, &listed).await;
+        images += pusher.kept.len();
+        deletions += pusher.deleted.len();
+        moves += usize::from(pusher.moved.is_some());
+    }
+    let all = [images, carried.len(), deletions, moves];
+    let enough = all.iter().sum::<usize>() > kills.len() / 2 && !all.contains(&0);
+    assert!(enough, "too little was acknowledged to tell: {all:?} images, blobs, deletions and tags moved");
     // What is listed beyond that was pushed whole, only its answer did not arrive.
     for tag in &listed {
         bob.pull_manifest("team/app", tag).await;
@@ -109,6 +103,153 @@ async fn kill_while_people_push(kills: Range<u32>, step: u32) {
     registry.assert_blobs_whole();
     // And it goes on.
     bob.push("team/app", "after", &Image::of(vec![Layer::random(1000)])).await;
+}
+
+/// Somebody who pushes images, moves a tag and deletes, at one server after another.
+struct Pusher {
+    /// The tag that it moves.
+    name: String,
+    turn: usize,
+    /// What was acknowledged, by tag.
+    kept: Vec<(String, Image)>,
+    /// Where the tag was moved to.
+    moved: Option<Image>,
+    /// Where it may have been moved to unheard.
+    moving: Option<Image>,
+    deleted: Vec<Deletion>,
+    /// What may have been deleted unheard.
+    deleting: Option<Deletion>,
+}
+
+struct Deletion {
+    /// What is deleted: the tag, or the manifest, by its digest.
+    reference: String,
+    tag: String,
+    image: Image,
+}
+
+type Gone = Box<dyn std::error::Error + Send + Sync>;
+
+impl Pusher {
+    fn new(number: usize) -> Self {
+        Self {
+            name: format!("moving-{number}"),
+            turn: number,
+            kept: Vec::new(),
+            moved: None,
+            moving: None,
+            deleted: Vec::new(),
+            deleting: None,
+        }
+    }
+
+    /// Does one thing after another until the server goes away, and counts what was acknowledged.
+    async fn go_on(&mut self, user: &User, pushed: &Semaphore) {
+        if self.settle(user).await.is_err() {
+            return;
+        }
+        loop {
+            let done = match self.turn % 4 {
+                2 => self.move_tag(user).await,
+                3 if !self.kept.is_empty() => self.delete(user).await.is_ok(),
+                _ => self.push(user).await,
+            };
+            if !done {
+                return;
+            }
+            self.turn += 1;
+            pushed.add_permits(1);
+        }
+    }
+
+    async fn push(&mut self, user: &User) -> bool {
+        // A tag that may have been pushed unheard is not taken again.
+        let tag = format!("{}-{}", self.name, Layer::random(8).digest().hex());
+        let image = some_image();
+        let pushed = user.try_push("team/app", &tag, &image).await;
+        if pushed {
+            self.kept.push((tag, image));
+        }
+        pushed
+    }
+
+    async fn move_tag(&mut self, user: &User) -> bool {
+        let image = self.moving.insert(some_image());
+        let moved = user.try_push("team/app", &self.name, image).await;
+        if moved {
+            self.moved = self.moving.take();
+        }
+        moved
+    }
+
+    async fn delete(&mut self, user: &User) -> Result<(), Gone> {
+        let (tag, image) = self.kept.swap_remove(0);
+        let is_tag = self.deleted.len() % 2 == 0;
+        let reference = if is_tag { tag.clone() } else { image.digest().to_string() };
+        let deletion = self.deleting.insert(Deletion { reference, tag, image });
+        deletion.ask(user).await?;
+        self.deleted.extend(self.deleting.take());
+        Ok(())
+    }
+
+    /// Looks what became of that whose answer did not arrive.
+    async fn settle(&mut self, user: &User) -> Result<(), Gone> {
+        let found = pulled(user, &self.name).await?;
+        match self.moving.take() {
+            Some(image) if found.as_ref() == Some(&image.manifest) => self.moved = Some(image),
+            _ => {}
+        }
+        // It is neither torn nor older.
+        assert_eq!(found.as_ref(), self.moved.as_ref().map(|image| &image.manifest), "{}", self.name);
+        if let Some(deletion) = &self.deleting {
+            if let Some(found) = pulled(user, &deletion.reference).await? {
+                assert_eq!(found, deletion.image.manifest);
+                deletion.ask(user).await?;
+            }
+            self.deleted.extend(self.deleting.take());
+        }
+        Ok(())
+    }
+
+    /// Makes sure that what was acknowledged is whole, and what was deleted gone.
+    async fn finds_all(&self, user: &User, listed: &[String]) {
+        let is_listed = |tag: &String| listed.binary_search(tag).is_ok();
+        let moved = self.moved.iter().map(|image| (&self.name, image));
+        for (tag, image) in self.kept.iter().map(|(tag, image)| (tag, image)).chain(moved) {
+            assert!(is_listed(tag), "{tag} is listed");
+            assert_eq!(user.pull_manifest("team/app", tag).await, image.manifest, "{tag}");
+            for layer in &image.layers {
+                assert_eq!(user.pull("team/app", layer.digest()).await, *layer);
+            }
+        }
+        for Deletion { reference, tag, image } in &self.deleted {
+            assert!(!is_listed(tag), "{tag} is deleted");
+            let by_digest = pulled(user, &image.digest().to_string()).await.unwrap();
+            assert_eq!(by_digest, (reference == tag).then(|| image.manifest.clone()), "{reference}");
+        }
+    }
+}
+
+impl Deletion {
+    async fn ask(&self, user: &User) -> Result<(), Gone> {
+        let path = format!("/v2/team/app/manifests/{}", self.reference);
+        user.try_ask(&Method::DELETE, &path, &[], Bytes::new()).await?.expect(StatusCode::ACCEPTED);
+        Ok(())
+    }
+}
+
+fn some_image() -> Image {
+    Image::of(vec![Layer::random(3_000), Layer::random(200_000)])
+}
+
+/// A manifest, if it is there.
+async fn pulled(user: &User, reference: &str) -> Result<Option<Bytes>, Gone> {
+    let path = format!("/v2/team/app/manifests/{reference}");
+    let answer = user.try_ask(&Method::GET, &path, &[], Bytes::new()).await?;
+    if answer.status == StatusCode::NOT_FOUND {
+        return Ok(None);
+    }
+    Ok(Some(answer.expect(StatusCode::OK).body))
 }
 
 /// A blob on its way in chunks, which goes on at the next server when one is killed.
@@ -135,7 +276,7 @@ impl Session {
         }
     }
 
-    async fn try_carry_on(&mut self, user: &User) -> Result<(), Box<dyn std::error::Error + Send + Sync>> {
+    async fn try_carry_on(&mut self, user: &User) -> Result<(), Gone> {
         const CHUNK: usize = 70_000;
         const OCTETS: [(&str, &str); 1] = [("content-type", "application/octet-stream")];
         let blob = format!("/v2/team/app/blobs/{}", self.layer.digest());
