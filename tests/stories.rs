@@ -13,6 +13,7 @@ mod metrics;
 mod permission;
 mod proxies;
 mod ranges;
+mod replicas;
 mod restarts;
 mod terminal;
 mod traces;
