@@ -6,11 +6,16 @@ use std::{collections::BTreeSet, path::Path};
 
 use serde_json::json;
 
-use crate::harness::{PaperCluster, TestRegistry, tool};
+use crate::harness::{PaperCluster, TestRegistry, registry::in_a_bucket, tool};
 
 #[tokio::test]
 async fn the_older_suite_passes_in_all_four_categories() {
     the_older_suite_passes_as(&[], json!({})).await;
+}
+
+#[tokio::test]
+async fn the_older_suite_passes_over_a_bucket() {
+    the_older_suite_passes_as(&[], in_a_bucket()).await;
 }
 
 #[tokio::test]
@@ -62,9 +67,13 @@ async fn the_newer_suite_passes_at_what_comes_after_1_1() {
 }
 
 #[tokio::test]
-async fn the_newer_suite_passes_over_a_bucket() {
-    let settings = json!({ "storage": { "filesystem": null, "inmemory": {} } });
-    passes_at("dev", Sparse::Refused, settings).await;
+async fn the_newer_suite_passes_at_version_1_1_over_a_bucket() {
+    passes_at("1.1", Sparse::Refused, in_a_bucket()).await;
+}
+
+#[tokio::test]
+async fn the_newer_suite_passes_at_what_comes_after_1_1_over_a_bucket() {
+    passes_at("dev", Sparse::Refused, in_a_bucket()).await;
 }
 
 #[tokio::test]

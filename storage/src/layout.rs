@@ -143,6 +143,11 @@ pub fn layer_link(name: &RepositoryName, digest: &Digest) -> Key {
     Key(format!("{V2}/repositories/{name}/_layers/{}/{}/link", digest.algorithm(), digest.hex()))
 }
 
+/// The blobs that a repository holds.
+pub fn layers(repository: &Folder) -> Folder {
+    repository.folder("_layers")
+}
+
 /// What makes a folder below [`repositories`] a repository that the catalog lists.
 pub fn manifests(repository: &Folder) -> Folder {
     repository.folder("_manifests")

@@ -43,10 +43,15 @@ impl Reader {
         Ok(Some(page))
     }
 
-    /// Whether this repository was ever pushed a manifest.
+    /// Whether this repository was ever pushed to. In a bucket nothing is left of manifests that were deleted, but of their blobs.
     pub async fn exists(&self) -> Result<bool, BackendError> {
-        let manifests = layout::manifests(&layout::repository(&self.repository));
-        Ok(!self.backend().children(&manifests, None, 1).await?.names.is_empty())
+        let repository = layout::repository(&self.repository);
+        for folder in [layout::manifests(&repository), layout::layers(&repository)] {
+            if !self.backend().children(&folder, None, 1).await?.names.is_empty() {
+                return Ok(true);
+            }
+        }
+        Ok(false)
     }
 
     /// What a tag points at, whether or not such a manifest is there.

@@ -36,7 +36,12 @@ impl TestRegistry {
 
     /// Starts a registry that speaks TLS, and returns the certificate by which it is known.
     pub(crate) async fn with_tls() -> (Self, String) {
-        Self::over_tls(json!({}), new_folder()).await
+        Self::with_tls_and(json!({})).await
+    }
+
+    /// The same, with `settings` laid over its configuration.
+    pub(crate) async fn with_tls_and(settings: Value) -> (Self, String) {
+        Self::over_tls(settings, new_folder()).await
     }
 
     /// Starts another registry program, one that takes the same configuration, on the folder of this registry.
@@ -189,6 +194,16 @@ impl TestRegistry {
     pub(crate) fn workstation(&self) -> Workstation {
         Workstation::new(&self.host())
     }
+}
+
+/// The settings of a registry that keeps everything in its folder.
+pub(crate) fn on_a_volume() -> Value {
+    json!({})
+}
+
+/// The settings of a registry that keeps everything in a bucket, which lasts as long as its server.
+pub(crate) fn in_a_bucket() -> Value {
+    json!({ "storage": { "filesystem": null, "inmemory": {} } })
 }
 
 fn new_folder() -> Arc<TempDir> {
