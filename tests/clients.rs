@@ -1,7 +1,10 @@
 //! The programs people use: each pushes, pulls and asks as its users do.
 //!
 //! Every program talks to a registry of its own and leaves its files in a home of its own. What a test claims is what the
-//! user relies on: that an image comes back byte by byte, that it runs, that a signature verifies.
+//! user relies on: that an image comes back byte by byte, that it runs, that a signature verifies. Those that ask for most are tried
+//! over each backend.
+
+#![expect(clippy::duplicate_mod, reason = "these are tried over each backend")]
 
 mod both_ways;
 mod buildah;
@@ -9,14 +12,31 @@ mod containerd;
 mod containerd_2;
 mod containers;
 mod cosign;
-mod crane;
 mod curl;
 mod helm;
+mod large_images;
 mod logins;
-mod oras;
 mod own_image;
-mod podman;
 mod python;
 mod regctl;
 mod seed_case;
-mod skopeo;
+
+#[path = "clients"]
+mod on_a_volume {
+    use crate::harness::registry::on_a_volume as settings;
+
+    mod crane;
+    mod oras;
+    mod podman;
+    mod skopeo;
+}
+
+#[path = "clients"]
+mod in_a_bucket {
+    use crate::harness::registry::in_a_bucket as settings;
+
+    mod crane;
+    mod oras;
+    mod podman;
+    mod skopeo;
+}

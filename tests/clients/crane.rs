@@ -2,6 +2,7 @@
 
 use serde_json::Value;
 
+use super::settings;
 use crate::harness::{Image, Layer, MIB, TestRegistry, Workstation, tool};
 
 /// Runs crane with the words of `line`.
@@ -11,7 +12,7 @@ async fn crane(machine: &Workstation, line: String) -> Option<String> {
 
 #[tokio::test]
 async fn an_image_is_put_together_from_archives() {
-    let registry = TestRegistry::start().await;
+    let registry = TestRegistry::with(settings()).await;
     let machine = registry.workstation();
     let layer = Layer::of_files([("data", &*Layer::random(3 * MIB).bytes())]);
     machine.write("layer.tar", layer.bytes());
@@ -37,7 +38,7 @@ async fn an_image_is_put_together_from_archives() {
 
 #[tokio::test]
 async fn an_image_goes_to_a_file_and_back_unchanged() {
-    let registry = TestRegistry::start().await;
+    let registry = TestRegistry::with(settings()).await;
     let machine = registry.workstation();
     let image = Image::of(vec![Layer::of_files([("data", b"data".as_slice())])]);
     registry.user("alice").push("team/app", "1", &image).await;
@@ -52,7 +53,7 @@ async fn an_image_goes_to_a_file_and_back_unchanged() {
 
 #[tokio::test]
 async fn a_repository_is_copied_listed_and_deleted() {
-    let registry = TestRegistry::start().await;
+    let registry = TestRegistry::with(settings()).await;
     let machine = registry.workstation();
     let host = registry.host();
     let images: Vec<_> = (0..3).map(|_| Image::of(vec![Layer::random(1000)])).collect();
@@ -80,7 +81,7 @@ async fn a_repository_is_copied_listed_and_deleted() {
 
 #[tokio::test]
 async fn an_image_goes_over_tls_and_http_2() {
-    let (registry, certificate) = TestRegistry::with_tls().await;
+    let (registry, certificate) = TestRegistry::with_tls_and(settings()).await;
     let machine = Workstation::trusting(&registry.host(), &certificate);
     let layers = (0..4).map(|_| Layer::of_files([("data", &*Layer::random(8 * MIB).bytes())])).collect();
     let image = Image::of(layers);

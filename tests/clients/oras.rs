@@ -2,6 +2,7 @@
 
 use serde_json::Value;
 
+use super::settings;
 use crate::harness::{Layer, MIB, TestRegistry, Workstation, tool};
 
 /// Runs oras with the words of `line`; `HOST` stands for the registry.
@@ -12,7 +13,7 @@ async fn oras(machine: &Workstation, registry: &TestRegistry, line: &str) -> Opt
 
 #[tokio::test]
 async fn an_artifact_comes_back_with_its_files() {
-    let registry = TestRegistry::start().await;
+    let registry = TestRegistry::with(settings()).await;
     let machine = registry.workstation();
     let data = Layer::random(5 * MIB).bytes();
     machine.write("data.bin", &data);
@@ -34,7 +35,7 @@ async fn an_artifact_comes_back_with_its_files() {
 
 #[tokio::test]
 async fn what_is_attached_is_discovered_and_copied_along() {
-    let registry = TestRegistry::start().await;
+    let registry = TestRegistry::with(settings()).await;
     let machine = registry.workstation();
     for file in ["app", "bill", "signature"] {
         machine.write(file, file);
@@ -66,7 +67,7 @@ async fn what_is_attached_is_discovered_and_copied_along() {
 
 #[tokio::test]
 async fn a_blob_is_pushed_fetched_and_deleted_alone() {
-    let registry = TestRegistry::start().await;
+    let registry = TestRegistry::with(settings()).await;
     let machine = registry.workstation();
     let blob = Layer::random(MIB);
     machine.write("blob", blob.bytes());

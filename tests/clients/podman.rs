@@ -1,13 +1,14 @@
 //! podman: what it pushes it pulls back and runs.
 
+use super::settings;
 use crate::{
     clients::containers::Containers,
-    harness::{Image, Layer, MIB, TestRegistry, Workstation},
+    harness::{Image, Layer, TestRegistry, Workstation},
 };
 
 #[tokio::test]
 async fn podman_runs_what_it_pushed_and_forgot() {
-    let registry = TestRegistry::start().await;
+    let registry = TestRegistry::with(settings()).await;
     let Some(alice) = Containers::near(&registry) else { return };
     let image = format!("{}/team/app:1", registry.host());
     alice.build(&image, "hello from a registry", "").await;
@@ -21,7 +22,7 @@ async fn podman_runs_what_it_pushed_and_forgot() {
 
 #[tokio::test]
 async fn podman_pulls_by_digest_on_another_machine() {
-    let registry = TestRegistry::start().await;
+    let registry = TestRegistry::with(settings()).await;
     let (Some(alice), Some(bob)) = (Containers::near(&registry), Containers::near(&registry)) else { return };
     let repository = format!("{}/team/app", registry.host());
     alice.build("app", "the very same", "").await;
@@ -32,42 +33,8 @@ async fn podman_pulls_by_digest_on_another_machine() {
 }
 
 #[tokio::test]
-async fn an_image_of_100_layers_runs() {
-    let registry = TestRegistry::start().await;
-    let Some(alice) = Containers::near(&registry) else { return };
-    let names: Vec<_> = (0..98).map(|number| format!("layers/{number}")).collect();
-    let more = names.iter().map(|name| Layer::of_files([(name.as_str(), name.as_bytes())])).collect();
-    let image = Image::saying_amid("on top of it all", &alice.busybox, more);
-    alice.lay_out("app", &image);
-    let there = format!("{}/team/layers:100", registry.host());
-    alice.skopeo(format!("copy oci:app:1 docker://{there}")).await;
-
-    assert_eq!(alice.run(&there).await, "on top of it all");
-    let files = alice.podman(format!("run --rm --network none {there} /bin/busybox ls /layers")).await;
-    assert_eq!(files.lines().count(), 98);
-}
-
-#[tokio::test]
-async fn an_image_of_several_hundred_mib_comes_back_whole() {
-    let registry = TestRegistry::start().await;
-    let Some(alice) = Containers::near(&registry) else { return };
-    let content = Layer::random(300 * MIB).bytes();
-    let layer = Layer::of_files([("data", &*content)]);
-    drop(content);
-    let image = Image::saying_amid("large", &alice.busybox, vec![layer]);
-    alice.lay_out("app", &image);
-    let there = format!("{}/team/large:1", registry.host());
-    // As it is: nobody wants to wait for random bytes to be compressed.
-    alice.skopeo(format!("copy --preserve-digests oci:app:1 docker://{there}")).await;
-
-    assert_eq!(alice.run(&there).await, "large");
-    let pulled = alice.podman(format!("image inspect --format {{{{.Digest}}}} {there}")).await;
-    assert_eq!(pulled.trim(), image.digest().to_string());
-}
-
-#[tokio::test]
 async fn layers_compressed_with_zstd_run() {
-    let registry = TestRegistry::start().await;
+    let registry = TestRegistry::with(settings()).await;
     let Some(alice) = Containers::near(&registry) else { return };
     let there = format!("{}/team/zstd:1", registry.host());
     alice.build("app", "small", "").await;
@@ -81,7 +48,7 @@ async fn layers_compressed_with_zstd_run() {
 
 #[tokio::test]
 async fn podman_finds_repositories_by_name() {
-    let registry = TestRegistry::start().await;
+    let registry = TestRegistry::with(settings()).await;
     let Some(alice) = Containers::near(&registry) else { return };
     let image = Image::of(vec![Layer::random(100)]);
     for repository in ["team/app", "team/other"] {
@@ -97,7 +64,7 @@ async fn podman_finds_repositories_by_name() {
 
 #[tokio::test]
 async fn only_the_missing_files_of_a_layer_are_pulled() {
-    let registry = TestRegistry::start().await;
+    let registry = TestRegistry::with(settings()).await;
     let wire = registry.wire().await;
     let Some(alice) = Containers::near(&registry) else { return };
     let Some(bob) = Containers::at(Workstation::new(&wire.host())) else { return };
@@ -115,7 +82,7 @@ async fn only_the_missing_files_of_a_layer_are_pulled() {
 
 #[tokio::test]
 async fn podman_trusts_the_certificate_it_was_given() {
-    let (registry, certificate) = TestRegistry::with_tls().await;
+    let (registry, certificate) = TestRegistry::with_tls_and(settings()).await;
     let Some(alice) = Containers::at(Workstation::trusting(&registry.host(), &certificate)) else { return };
     let image = format!("{}/team/app:1", registry.host());
     alice.build(&image, "in private", "").await;
@@ -123,7 +90,7 @@ async fn podman_trusts_the_certificate_it_was_given() {
     alice.podman("rmi --all --force").await;
     assert_eq!(alice.run(&image).await, "in private");
 
-    let (other, another) = TestRegistry::with_tls().await;
+    let (other, another) = TestRegistry::with_tls_and(settings()).await;
     let Some(eve) = Containers::at(Workstation::trusting(&other.host(), &another)) else { return };
     let refusal = eve.skopeo_in_vain(format!("inspect docker://{image}")).await;
     assert!(refusal.contains("x509"), "{refusal}");

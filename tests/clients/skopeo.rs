@@ -4,6 +4,7 @@ use std::fs;
 
 use serde_json::Value;
 
+use super::settings;
 use crate::{
     clients::containers::Containers,
     harness::{Image, Layer, TestRegistry, tool},
@@ -11,7 +12,7 @@ use crate::{
 
 #[tokio::test]
 async fn a_layout_comes_back_byte_by_byte() {
-    let registry = TestRegistry::start().await;
+    let registry = TestRegistry::with(settings()).await;
     let Some(alice) = Containers::near(&registry) else { return };
     let image = Image::saying("hello", &alice.busybox);
     alice.lay_out("app", &image);
@@ -34,7 +35,7 @@ async fn a_layout_comes_back_byte_by_byte() {
 
 #[tokio::test]
 async fn every_platform_is_copied_to_another_registry() {
-    let (source, target) = (TestRegistry::start().await, TestRegistry::start().await);
+    let (source, target) = (TestRegistry::with(settings()).await, TestRegistry::with(settings()).await);
     let Some(alice) = Containers::near(&source) else { return };
     let from = format!("{}/team/app:1", source.host());
     alice.push_for_each(&["amd64", "arm64", "s390x"], &from).await;
@@ -51,7 +52,7 @@ async fn every_platform_is_copied_to_another_registry() {
 
 #[tokio::test]
 async fn an_image_is_converted_between_formats() {
-    let registry = TestRegistry::start().await;
+    let registry = TestRegistry::with(settings()).await;
     let Some(alice) = Containers::near(&registry) else { return };
     alice.lay_out("app", &Image::saying("in every form", &alice.busybox));
     let repository = format!("{}/team/app", registry.host());
@@ -72,7 +73,7 @@ async fn an_image_is_converted_between_formats() {
 
 #[tokio::test]
 async fn a_repository_is_mirrored() {
-    let registry = TestRegistry::start().await;
+    let registry = TestRegistry::with(settings()).await;
     let Some(alice) = Containers::near(&registry) else { return };
     let host = registry.host();
     for tag in ["1", "2"] {
@@ -93,7 +94,7 @@ async fn a_repository_is_mirrored() {
 
 #[tokio::test]
 async fn what_is_deleted_is_gone_with_its_tags() {
-    let registry = TestRegistry::start().await;
+    let registry = TestRegistry::with(settings()).await;
     let Some(alice) = Containers::near(&registry) else { return };
     let repository = format!("docker://{}/team/app", registry.host());
     let (kept, gone) = (Image::of(vec![Layer::random(1000)]), Image::of(vec![Layer::random(1000)]));
@@ -111,7 +112,7 @@ async fn what_is_deleted_is_gone_with_its_tags() {
 
 #[tokio::test]
 async fn a_layout_that_umoci_made_runs() {
-    let registry = TestRegistry::start().await;
+    let registry = TestRegistry::with(settings()).await;
     let Some(alice) = Containers::near(&registry) else { return };
     let Some(umoci) = tool::debian("umoci") else { return };
     let busybox = alice.busybox.display().to_string();
