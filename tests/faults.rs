@@ -3,4 +3,5 @@
 mod injected;
 mod killed;
 mod refused;
+mod refused_bodies;
 mod synced;

@@ -19,9 +19,12 @@ use http::request::Parts;
 use http::uri::Scheme;
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Response, Version, header};
 use http_body::{Body, Frame, SizeHint};
+use http_body_util::BodyExt;
 use hyper::body::Incoming;
 use rustls::pki_types::CertificateDer;
+use tokio::runtime::Handle;
 use tokio::sync::OwnedSemaphorePermit;
+use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 use tower::ServiceExt;
 use tracing::field::Empty;
@@ -31,7 +34,7 @@ use super::limits::TooMany;
 use super::patience::Patience;
 use super::record::{Particulars, Record};
 use super::sendfile::SendfileQueue;
-use super::socket::UnreadBody;
+use super::socket::{LINGER_BYTES, LINGER_IDLE, LINGER_TIME, UnreadBody};
 use super::{Activity, Shared, patient_streams};
 use crate::api::error::ApiError;
 use crate::traces;
@@ -138,7 +141,8 @@ pub(super) async fn answer(
     let body = if has_body {
         let patience = Patience::new(shared.idle_body_timeout);
         let (unread, particulars) = (connection.unread.clone(), Arc::clone(record.particulars()));
-        RouterBody::new(RequestBody { incoming, patience, unread, particulars, has_ended: false })
+        let incoming = Some(incoming);
+        RouterBody::new(RequestBody { incoming, version, patience, unread, particulars, has_ended: false })
     } else {
         RouterBody::empty()
     };
@@ -275,7 +279,9 @@ fn log_failure(response: &Response<RouterBody>, span: &Span) {
 /// A request's body. One that stands still for too long fails with [`io::ErrorKind::TimedOut`].
 #[derive(Debug)]
 struct RequestBody {
-    incoming: Incoming,
+    /// There until it is dropped.
+    incoming: Option<Incoming>,
+    version: Version,
     patience: Patience,
     unread: UnreadBody,
     particulars: Arc<Particulars>,
@@ -292,6 +298,7 @@ impl Body for RequestBody {
         context: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, io::Error>>> {
         let Self { incoming, patience, particulars, has_ended, .. } = self.get_mut();
+        let Some(incoming) = incoming else { return Poll::Ready(None) };
         let frame =
             Pin::new(incoming).poll_frame(context).map(|frame| frame.transpose().map_err(io::Error::other));
         let frame = ready!(patience.poll(context, frame));
@@ -304,18 +311,43 @@ impl Body for RequestBody {
     }
 
     fn is_end_stream(&self) -> bool {
-        self.incoming.is_end_stream()
+        self.incoming.as_ref().is_none_or(Incoming::is_end_stream)
     }
 
     fn size_hint(&self) -> SizeHint {
-        self.incoming.size_hint()
+        self.incoming.as_ref().map(Incoming::size_hint).unwrap_or_default()
     }
 }
 
 impl Drop for RequestBody {
     fn drop(&mut self) {
-        self.unread.set(!self.has_ended && !self.incoming.is_end_stream());
+        let is_unread = !self.has_ended && !self.is_end_stream();
+        self.unread.set(is_unread);
+        if is_unread
+            && self.version == Version::HTTP_2
+            && let Some(incoming) = self.incoming.take()
+            && let Ok(runtime) = Handle::try_current()
+        {
+            runtime.spawn(take_in(incoming));
+        }
     }
+}
+
+/// Takes in what a client is still sending of a body that nobody reads, as a socket does that is closed, and not for ever.
+///
+/// Without it hyper resets the stream behind the answer, and a client that notices while it sends, such as curl 7.88, throws the answer
+/// away.
+async fn take_in(mut incoming: Incoming) {
+    let taking = async {
+        let mut taken_bytes = 0;
+        while let Ok(Some(Ok(frame))) = timeout(LINGER_IDLE, incoming.frame()).await {
+            taken_bytes += frame.data_ref().map_or(0, Bytes::len);
+            if taken_bytes > LINGER_BYTES {
+                return;
+            }
+        }
+    };
+    let _ = timeout(LINGER_TIME, taking).await; // It is of no more use to anybody.
 }
 
 /// An answer's body, and what is to be kept until it has been sent.

@@ -16,13 +16,13 @@ use tokio::net::{TcpStream, UnixStream};
 use super::patience::Patience;
 
 /// How long a closed connection waits for a client that sends nothing more but does not close its side.
-const LINGER_IDLE: Duration = Duration::from_secs(5);
+pub(super) const LINGER_IDLE: Duration = Duration::from_secs(5);
 
 /// How long it takes in what the client still sends, at most …
-const LINGER_TIME: Duration = Duration::from_secs(30);
+pub(super) const LINGER_TIME: Duration = Duration::from_secs(30);
 
 /// … and how much.
-const LINGER_BYTES: usize = 64 * 1024 * 1024;
+pub(super) const LINGER_BYTES: usize = 64 * 1024 * 1024;
 
 /// A connected stream.
 #[derive(Debug)]

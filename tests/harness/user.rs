@@ -2,6 +2,7 @@
 
 use std::{
     error::Error,
+    io,
     net::SocketAddr,
     sync::{Arc, Mutex, PoisonError},
 };
@@ -37,7 +38,7 @@ pub(crate) struct User {
 }
 
 /// What bytes go through, encrypted or not.
-trait Stream: AsyncRead + AsyncWrite + Unpin + Send {}
+pub(crate) trait Stream: AsyncRead + AsyncWrite + Unpin + Send {}
 
 impl<T: AsyncRead + AsyncWrite + Unpin + Send> Stream for T {}
 
@@ -97,15 +98,7 @@ impl User {
         headers: &[(&str, &str)],
         body: Bytes,
     ) -> Result<Answer, Box<dyn Error + Send + Sync>> {
-        let connection = TcpStream::connect(self.address).await?;
-        let connection: Box<dyn Stream> = match &self.tls {
-            None => Box::new(connection),
-            Some(client) => {
-                let name = self.address.ip().into();
-                Box::new(TlsConnector::from(Arc::clone(client)).connect(name, connection).await?)
-            }
-        };
-        let (mut sender, connection) = http1::handshake(TokioIo::new(connection)).await?;
+        let (mut sender, connection) = http1::handshake(TokioIo::new(self.connect().await?)).await?;
         let mut request = Request::builder()
             .method(method)
             .uri(path)
@@ -134,6 +127,18 @@ impl User {
             secrets::keep(token);
         }
         Ok(Answer { status: head.status, headers: head.headers, body, request: format!("{method} {path}") })
+    }
+
+    /// Opens a connection, by TLS if need be, for something that no program would say.
+    pub(crate) async fn connect(&self) -> io::Result<Box<dyn Stream>> {
+        let connection = TcpStream::connect(self.address).await?;
+        Ok(match &self.tls {
+            None => Box::new(connection),
+            Some(client) => {
+                let name = self.address.ip().into();
+                Box::new(TlsConnector::from(Arc::clone(client)).connect(name, connection).await?)
+            }
+        })
     }
 
     /// Asks for something that needs no body.
