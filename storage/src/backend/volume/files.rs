@@ -119,7 +119,11 @@ impl Files {
                         && from.try_exists()? =>
                 {
                     attempts += 1;
-                    self.make_folder(parent)?;
+                    match self.make_folder(parent) {
+                        // Nor is the one that was made above it a moment ago.
+                        Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+                        made => made?,
+                    }
                 }
                 Err(error) => return Err(error),
             }
