@@ -184,7 +184,7 @@ impl Pusher {
 
     async fn delete(&mut self, user: &User) -> Result<(), Gone> {
         let (tag, image) = self.kept.swap_remove(0);
-        let is_tag = self.deleted.len() % 2 == 0;
+        let is_tag = self.deleted.len().is_multiple_of(2);
         let reference = if is_tag { tag.clone() } else { image.digest().to_string() };
         let deletion = self.deleting.insert(Deletion { reference, tag, image });
         deletion.ask(user).await?;

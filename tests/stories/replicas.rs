@@ -30,7 +30,7 @@ impl Person {
         let all = &common[round % common.len()];
         self.here.push(REPOSITORY, "common", all).await;
         let path = format!("/v2/{REPOSITORY}/manifests/{}", contested.digest());
-        if round % 2 == 0 {
+        if round.is_multiple_of(2) {
             self.here.push(REPOSITORY, "contested", contested).await;
         } else {
             let deleted = self.here.delete(&path).await.status;
@@ -42,7 +42,7 @@ impl Person {
         self.here.push(REPOSITORY, &tag, &image).await;
         let by_digest = format!("/v2/{REPOSITORY}/manifests/{}", image.digest());
         self.there.head(&by_digest).await.expect(StatusCode::OK);
-        if round % 3 == 0 {
+        if round.is_multiple_of(3) {
             let kind = [("content-type", Image::MEDIA_TYPE)];
             let path = format!("/v2/{REPOSITORY}/manifests/latest");
             self.here
