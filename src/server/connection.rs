@@ -2,6 +2,7 @@
 
 use std::convert::Infallible;
 use std::error::Error;
+use std::future;
 use std::net::SocketAddr;
 use std::pin::pin;
 use std::sync::Arc;
@@ -87,7 +88,8 @@ pub(super) async fn serve(shared: Arc<Shared>, accepted: Accepted, stopping: Can
     let connection = |certificates: Vec<CertificateDer<'static>>, sendfile| {
         let peer = Arc::new(Peer { address, encrypted: tls.is_some(), certificates });
         let (activity, unread, stopping) = (Arc::clone(&activity), unread.clone(), stopping.clone());
-        Arc::new(Connection { peer, activity, unread, stopping, sendfile, is_spare: place.is_spare })
+        let (unwanted_bytes, is_spare) = (AtomicUsize::new(0), place.is_spare);
+        Arc::new(Connection { peer, activity, unread, unwanted_bytes, stopping, sendfile, is_spare })
     };
     let Some(tls) = &tls else {
         let speaks_http2 = shared.h2c && {
@@ -138,7 +140,7 @@ async fn serve_http1(
     stopping: &CancellationToken,
 ) {
     let http = shared.http1.serve_connection(TokioIo::new(socket), service(shared, connection));
-    drive(http, None, shared.header_timeout, stopping).await;
+    drive(http, None, stopping).await;
 }
 
 async fn serve_http2(
@@ -149,7 +151,7 @@ async fn serve_http2(
 ) {
     let activity = Arc::clone(&connection.activity);
     let http = shared.http2.serve_connection(TokioIo::new(socket), service(shared, connection));
-    drive(http, Some(&activity), shared.header_timeout, stopping).await;
+    drive(http, Some((&activity, shared.header_timeout)), stopping).await;
 }
 
 /// What hyper is to do with each request of a connection.
@@ -162,24 +164,33 @@ fn service(
     service_fn(move |request| answer(Arc::clone(&shared), Arc::clone(&connection), request))
 }
 
-/// Runs a connection to its end. One whose `activity` is watched is closed when it has long had no request, or does not have its first
-/// within `first_request`; HTTP/1.1 has its time limit for headers instead.
-async fn drive<C>(http: C, activity: Option<&Activity>, first_request: Duration, stopping: &CancellationToken)
+/// Runs a connection to its end. One whose activity is `watched` is closed when it has long had no request, or does not have its first
+/// within the time that stands beside it; HTTP/1.1 has its time limit for headers instead.
+async fn drive<C>(http: C, watched: Option<(&Activity, Duration)>, stopping: &CancellationToken)
 where
     C: GracefulConnection,
     C::Error: Error + 'static,
 {
     let mut http = pin!(http);
     let mut stopped = false;
-    let mut patience = first_request;
+    let (activity, mut patience) = watched.unzip();
     let mut begun_before = usize::MAX;
     loop {
+        let had_patience = async move {
+            match activity.zip(patience) {
+                Some((activity, patience)) if !stopped || activity.is_new() => {
+                    tokio::time::sleep(patience).await;
+                    activity
+                }
+                Some(_) | None => future::pending().await,
+            }
+        };
         tokio::select! {
             biased;
             // First, so that an answer that is given after the stop says that the connection closes.
             () = stopping.cancelled(), if !stopped => {
                 stopped = true;
-                patience = patience.min(HTTP2_LAST_WORD);
+                patience = patience.map(|patience| patience.min(HTTP2_LAST_WORD));
                 http.as_mut().graceful_shutdown();
             }
             ended = http.as_mut() => {
@@ -188,12 +199,11 @@ where
                 }
                 return;
             }
-            () = tokio::time::sleep(patience), if activity.is_some_and(|activity| !stopped || activity.is_new()) => {
-                let Some(activity) = activity else { continue };
+            activity = had_patience => {
                 if activity.is_new() {
                     return tracing::debug!("a connection had no request in time");
                 }
-                patience = HTTP2_IDLE;
+                patience = Some(HTTP2_IDLE);
                 let begun = activity.begun.load(Ordering::Relaxed);
                 if begun == begun_before && activity.under_way.load(Ordering::Relaxed) == 0 {
                     stopped = true;

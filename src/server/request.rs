@@ -6,7 +6,7 @@ use std::hash::{BuildHasher, RandomState};
 use std::io;
 use std::net::SocketAddr;
 use std::pin::Pin;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, LazyLock};
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
@@ -111,6 +111,8 @@ pub(super) struct Connection {
     pub(super) peer: Arc<Peer>,
     pub(super) activity: Arc<Activity>,
     pub(super) unread: UnreadBody,
+    /// What was taken in, by HTTP/2, of bodies that nobody wanted.
+    pub(super) unwanted_bytes: AtomicUsize,
     /// Ends the connection once the requests under way are answered.
     pub(super) stopping: CancellationToken,
     /// There is one on plain HTTP/1.1.
@@ -140,9 +142,16 @@ pub(super) async fn answer(
     connection.unread.set(has_body);
     let body = if has_body {
         let patience = Patience::new(shared.idle_body_timeout);
-        let (unread, particulars) = (connection.unread.clone(), Arc::clone(record.particulars()));
+        let (connection, particulars) = (Arc::clone(&connection), Arc::clone(record.particulars()));
         let incoming = Some(incoming);
-        RouterBody::new(RequestBody { incoming, version, patience, unread, particulars, has_ended: false })
+        RouterBody::new(RequestBody {
+            incoming,
+            version,
+            patience,
+            connection,
+            particulars,
+            has_ended: false,
+        })
     } else {
         RouterBody::empty()
     };
@@ -182,13 +191,11 @@ pub(super) async fn answer(
         Err(error) => {
             // Dropped unread: a client that waits for 100 is told this instead.
             drop(body);
-            (error.into_response(), None)
+            let refusal = error.into_response();
+            (if is_head { without_body(refusal) } else { refusal }, None)
         }
     };
 
-    if is_head {
-        response = without_body(response);
-    }
     let status = response.status();
     let headers = response.headers_mut();
     for (name, value) in &shared.headers {
@@ -211,7 +218,7 @@ pub(super) async fn answer(
     Ok(response.map(|body| ResponseBody { body, pieces, record, _turn: turn, _under_way: under_way }))
 }
 
-/// An answer to `HEAD`. Over HTTP/2 nothing else would keep the body from being sent.
+/// A refusal of `HEAD`, as a router would give it. Over HTTP/2 nothing else would keep the body from being sent.
 fn without_body(response: Response<RouterBody>) -> Response<RouterBody> {
     let (mut head, body) = response.into_parts();
     if let Some(length) = body.size_hint().exact().filter(|length| *length > 0) {
@@ -283,7 +290,7 @@ struct RequestBody {
     incoming: Option<Incoming>,
     version: Version,
     patience: Patience,
-    unread: UnreadBody,
+    connection: Arc<Connection>,
     particulars: Arc<Particulars>,
     /// Whether its end was read. Of one in chunks nothing else tells.
     has_ended: bool,
@@ -322,32 +329,33 @@ impl Body for RequestBody {
 impl Drop for RequestBody {
     fn drop(&mut self) {
         let is_unread = !self.has_ended && !self.is_end_stream();
-        self.unread.set(is_unread);
+        self.connection.unread.set(is_unread);
         if is_unread
             && self.version == Version::HTTP_2
             && let Some(incoming) = self.incoming.take()
             && let Ok(runtime) = Handle::try_current()
         {
-            runtime.spawn(take_in(incoming));
+            runtime.spawn(take_in(incoming, Arc::clone(&self.connection)));
         }
     }
 }
 
-/// Takes in what a client is still sending of a body that nobody reads, as a socket does that is closed, and not for ever.
+/// Takes in what a client is still sending of a body that nobody reads, as a socket does that is closed: for a while, and so much of all
+/// such bodies of a connection. It ends when the server stops.
 ///
 /// Without it hyper resets the stream behind the answer, and a client that notices while it sends, such as curl 7.88, throws the answer
 /// away.
-async fn take_in(mut incoming: Incoming) {
+async fn take_in(mut incoming: Incoming, connection: Arc<Connection>) {
     let taking = async {
-        let mut taken_bytes = 0;
         while let Ok(Some(Ok(frame))) = timeout(LINGER_IDLE, incoming.frame()).await {
-            taken_bytes += frame.data_ref().map_or(0, Bytes::len);
-            if taken_bytes > LINGER_BYTES {
+            let bytes = frame.data_ref().map_or(0, Bytes::len);
+            if connection.unwanted_bytes.fetch_add(bytes, Ordering::Relaxed) > LINGER_BYTES {
                 return;
             }
         }
     };
-    let _ = timeout(LINGER_TIME, taking).await; // It is of no more use to anybody.
+    // Whether it came to its end is of no more use to anybody.
+    let _ = connection.stopping.run_until_cancelled(timeout(LINGER_TIME, taking)).await;
 }
 
 /// An answer's body, and what is to be kept until it has been sent.

@@ -1,3 +1,4 @@
+use std::convert::Infallible;
 use std::io::Write;
 use std::num::NonZeroUsize;
 use std::sync::Arc;
@@ -6,9 +7,11 @@ use std::time::Duration;
 use axum::Router;
 use axum::body::{Body, Bytes};
 use axum::extract::DefaultBodyLimit;
-use axum::http::{Request, Version};
+use axum::http::{Request, StatusCode, Version};
 use axum::routing::{get, post};
-use http_body_util::{BodyExt, Empty, Full};
+use futures_util::{StreamExt, stream};
+use http_body_util::{BodyExt, Empty, Full, StreamBody};
+use hyper::body::Frame;
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use wharf::server::{FileBody, SendfileQueue};
 
@@ -207,4 +210,25 @@ async fn a_slow_client_that_keeps_reading_gets_it_all() {
     }
     assert!(read == content);
     driver.abort();
+}
+
+#[tokio::test]
+async fn the_rest_of_a_refused_body_is_not_waited_for_once_the_server_stops() {
+    let mut http = on_any_port(None);
+    http.h2c = true;
+    let routes = Router::new().route("/refuse", post(|| async { StatusCode::PAYLOAD_TOO_LARGE }));
+    let server = Running::start(http, routes).await;
+    let stream = TokioIo::new(server.connect().await);
+    let (mut client, connection) =
+        hyper::client::conn::http2::handshake(TokioExecutor::new(), stream).await.unwrap();
+    let driver = tokio::spawn(connection);
+    let begun = stream::iter([Ok::<_, Infallible>(Frame::data(Bytes::from_static(b"begun")))]);
+    let body = StreamBody::new(begun.chain(stream::pending()));
+    let request = Request::post(format!("http://{}/refuse", server.address)).body(body).unwrap();
+    let answer = client.send_request(request).await.unwrap();
+    assert_eq!(answer.status(), StatusCode::PAYLOAD_TOO_LARGE);
+    // While it does not stop, it waits for five seconds.
+    tokio::time::timeout(Duration::from_secs(4), server.stop()).await.expect("it does not wait");
+    drop(client);
+    let _ = driver.await.unwrap(); // It may be told that its body was not wanted.
 }
