@@ -53,11 +53,16 @@ pub struct AuthenticatorOptions {
     pub failure_every: Duration,
 }
 
+impl AuthenticatorOptions {
+    /// How long a good credential is not looked at again unless something else is said: as long as the API server itself does.
+    pub(crate) const KNOWN_FOR: Duration = Duration::from_secs(10);
+}
+
 impl Default for AuthenticatorOptions {
-    /// Ten seconds for good ones, as the API server itself does; 20 failures, then one every 5 s.
+    /// Ten seconds for good ones; 20 failures, then one every 5 s.
     fn default() -> Self {
         Self {
-            known_for: Duration::from_secs(10),
+            known_for: Self::KNOWN_FOR,
             rejected_for: Duration::from_secs(5),
             remembered: 10_000,
             failures: 20,

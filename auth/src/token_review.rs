@@ -17,13 +17,14 @@ use crate::compact_token::CompactToken;
 use crate::keyed_hash::{KeyedHash, Kind};
 use crate::service_account::{self, Account, Accounts};
 use crate::{
-    Authenticated, AuthenticationError, Authenticator, Clock, Credential, Identity, NoRandomness, Secret,
-    ServiceAccounts, Standing, TokenError, TokenRules,
+    Authenticated, AuthenticationError, Authenticator, AuthenticatorOptions, Clock, Credential, Identity,
+    NoRandomness, Secret, ServiceAccounts, Standing, TokenError, TokenRules,
 };
 
-/// How long the API server goes on to know a token that is not good any more, and how long [`Authenticators`](crate::Authenticators)
-/// do: ten seconds each.
-const REMEMBERED_ELSEWHERE: Duration = Duration::from_secs(20);
+/// How long a token that is not good any more goes on to be known elsewhere: to the API server, which remembers its own answers for ten
+/// seconds, and then to [`Authenticators`](crate::Authenticators).
+const REMEMBERED_ELSEWHERE: Duration =
+    Duration::from_secs(10).saturating_add(AuthenticatorOptions::KNOWN_FOR);
 
 /// How long it is not asked again about a token that is nobody's.
 const REFUSED_FOR: Duration = Duration::from_secs(5);
@@ -47,8 +48,8 @@ pub struct TokenReviews {
 type Verdict = Result<Arc<Identity>, Arc<str>>;
 
 impl TokenReviews {
-    /// Asks `cluster`, and again in time for a token that it does not know any more to be good nowhere after `revocation`, or after
-    /// 20 seconds if that is shorter. What it says of a service account counts until `accounts` knows that one to be gone, and while
+    /// Asks `cluster`, and again in time for a token that it does not know any more to be good nowhere after `revocation`, which
+    /// takes 20 seconds at least. What it says of a service account counts until `accounts` knows that one to be gone, and while
     /// the token obeys `rules`.
     ///
     /// # Errors
