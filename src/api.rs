@@ -217,7 +217,13 @@ impl Api {
             (Endpoint::Manifest { repository, reference }, "GET" | "HEAD") => {
                 manifests::pull_manifest(gate.pull(asker, repository).await?, reference, request).await
             }
-            (endpoint, _) => Box::pin(self.change(asker, endpoint, body)).await,
+            (
+                endpoint @ (Endpoint::Blob { .. }
+                | Endpoint::Manifest { .. }
+                | Endpoint::Uploads { .. }
+                | Endpoint::Upload { .. }),
+                _,
+            ) => Box::pin(self.change(asker, endpoint, body)).await,
         }
     }
 
@@ -272,6 +278,7 @@ impl Api {
                 }
             }
 
+            // Nothing else is a change, and an endpoint takes no other method.
             (endpoint, _) => Err(ApiError::MethodNotAllowed { allow: endpoint.allow() }),
         }
     }
