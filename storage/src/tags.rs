@@ -43,7 +43,7 @@ impl Reader {
         Ok(Some(page))
     }
 
-    /// Whether this repository was ever pushed to. In a bucket nothing is left of manifests that were deleted, but of their blobs.
+    /// Whether this repository has, or in a folder had, a manifest or a blob. In a bucket nothing is left of manifests that were deleted.
     pub async fn exists(&self) -> Result<bool, BackendError> {
         let repository = layout::repository(&self.repository);
         for folder in [layout::manifests(&repository), layout::layers(&repository)] {

@@ -46,10 +46,18 @@ async fn tags_come_in_byte_order_however_they_are_paged() {
 async fn a_repository_that_was_never_pushed_to_is_not_known() {
     let api = start();
     api.ask("GET /v2/team/app/tags/list").await.expect_refused(404, "NAME_UNKNOWN");
-    api.push_noted("team/app", "v1", "note").await;
+    let is_empty = async |name: &str| {
+        let empty = api.ask(&format!("GET /v2/{name}/tags/list")).await.expect(200);
+        assert_eq!(empty.json(), json!({ "name": name, "tags": [] }));
+    };
+    let digest = api.push_noted("team/app", "v1", "note").await;
     api.ask("DELETE /v2/team/app/manifests/v1").await.expect(202);
-    let empty = api.ask("GET /v2/team/app/tags/list").await.expect(200);
-    assert_eq!(empty.json(), json!({ "name": "team/app", "tags": [] }));
+    is_empty("team/app").await;
+    api.ask(&format!("DELETE /v2/team/app/manifests/{digest}")).await.expect(202);
+    is_empty("team/app").await;
+    // What is under way to be an image is known, too.
+    api.push_blob("team/begun", "a blob").await;
+    is_empty("team/begun").await;
 }
 
 #[tokio::test]
