@@ -70,6 +70,14 @@ build_kubernetes() {
 
 table() { grep -v '^#' go.txt; }
 
+all_are_built() {
+    local module
+    for module in "${!seconds[@]}"; do
+        [ -e "$(programs_of "$module")" ] || return 1
+    done
+    table | while read -r program _ _ version _; do [ -e "$built/$program@$version" ] || exit 1; done
+}
+
 link_all() {
     local module
     mkdir -p "$folder"
@@ -86,8 +94,7 @@ mkdir -p "$built"
 exec 9>"$cache/go/lock"
 flock --nonblock 9 || { echo "waiting for another build of the Go programs"; flock 9; }
 
-if [ -e "$(programs_of kubernetes)" ] && [ -e "$(programs_of etcd)" ] &&
-    table | while read -r program _ _ version _; do [ -e "$built/$program@$version" ] || exit 1; done; then
+if all_are_built; then
     link_all
     exit
 fi
