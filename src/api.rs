@@ -27,7 +27,7 @@ use axum::http::{HeaderName, HeaderValue, Method, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use axum::routing::any;
 use bytes::Bytes;
-use storage::{Digest, MissingReferences, Reference};
+use storage::{Digest, MissingReferences, Reference, RepositoryName, UploadId};
 use tokio::time::timeout;
 use tokio_util::task::TaskTracker;
 use tracing::Instrument;
@@ -217,69 +217,101 @@ impl Api {
             (Endpoint::Manifest { repository, reference }, "GET" | "HEAD") => {
                 manifests::pull_manifest(gate.pull(asker, repository).await?, reference, request).await
             }
-            (
-                endpoint @ (Endpoint::Blob { .. }
-                | Endpoint::Manifest { .. }
-                | Endpoint::Uploads { .. }
-                | Endpoint::Upload { .. }),
-                _,
-            ) => Box::pin(self.change(asker, endpoint, body)).await,
+
+            (Endpoint::Blob { repository, digest }, _) => {
+                Box::pin(self.delete_blob(asker, repository, digest)).await
+            }
+            (Endpoint::Manifest { repository, reference }, "PUT") => {
+                Box::pin(self.put_manifest(asker, repository, reference, body)).await
+            }
+            (Endpoint::Manifest { repository, reference }, _) => {
+                Box::pin(self.delete_manifest(asker, repository, reference)).await
+            }
+            (Endpoint::Uploads { repository }, _) => {
+                Box::pin(self.begin_upload(asker, repository, body)).await
+            }
+            (Endpoint::Upload { repository, id }, _) => {
+                Box::pin(self.go_on(asker, repository, id, body)).await
+            }
         }
     }
 
-    /// Has the endpoint's handler make a change, or tell how far an upload is.
-    async fn change(&self, asker: Asker<'_>, endpoint: Endpoint, body: Body) -> Result<Response, ApiError> {
-        let (gate, request) = (&self.0.gate, asker.request);
-        match (endpoint, request.method.as_str()) {
-            (Endpoint::Blob { repository, digest }, "DELETE") => {
-                let access = gate.delete(asker, repository).await?;
-                self.mutate(blobs::delete_blob(access, digest)).await
-            }
+    async fn delete_blob(
+        &self,
+        asker: Asker<'_>,
+        repository: RepositoryName,
+        digest: Digest,
+    ) -> Result<Response, ApiError> {
+        let access = self.0.gate.delete(asker, repository).await?;
+        self.mutate(blobs::delete_blob(access, digest)).await
+    }
 
-            (Endpoint::Manifest { repository, reference }, "PUT") => {
-                let access = gate.push(asker, repository).await?;
-                let precondition = Precondition::of(gate, asker, access.repository(), &reference).await?;
-                manifests::put_manifest(self, access, precondition, reference, request, body).await
-            }
-            (Endpoint::Manifest { repository, reference }, "DELETE") => {
-                let access = match &reference {
-                    Reference::Tag(tag) => gate.delete_tag(asker, repository, tag).await?,
-                    Reference::Digest(_) => gate.delete(asker, repository).await?,
-                };
-                let precondition = Precondition::of(gate, asker, access.repository(), &reference).await?;
-                match reference {
-                    Reference::Tag(tag) => {
-                        self.mutate(manifests::delete_tag(access, precondition, tag)).await
-                    }
-                    Reference::Digest(digest) => {
-                        self.mutate(manifests::delete_manifest(access, precondition, digest)).await
-                    }
-                }
-            }
+    async fn put_manifest(
+        &self,
+        asker: Asker<'_>,
+        repository: RepositoryName,
+        reference: Reference,
+        body: Body,
+    ) -> Result<Response, ApiError> {
+        let gate = &self.0.gate;
+        let access = gate.push(asker, repository).await?;
+        let precondition = Precondition::of(gate, asker, access.repository(), &reference).await?;
+        manifests::put_manifest(self, access, precondition, reference, asker.request, body).await
+    }
 
-            (Endpoint::Uploads { repository }, "POST") => {
-                let access = gate.push(asker, repository).await?;
-                uploads::begin_upload(self, access, asker, body).await
+    /// Deletes a manifest, or a tag.
+    async fn delete_manifest(
+        &self,
+        asker: Asker<'_>,
+        repository: RepositoryName,
+        reference: Reference,
+    ) -> Result<Response, ApiError> {
+        let gate = &self.0.gate;
+        let access = match &reference {
+            Reference::Tag(tag) => gate.delete_tag(asker, repository, tag).await?,
+            Reference::Digest(_) => gate.delete(asker, repository).await?,
+        };
+        let precondition = Precondition::of(gate, asker, access.repository(), &reference).await?;
+        match reference {
+            Reference::Tag(tag) => self.mutate(manifests::delete_tag(access, precondition, tag)).await,
+            Reference::Digest(digest) => {
+                self.mutate(manifests::delete_manifest(access, precondition, digest)).await
             }
-            (Endpoint::Upload { repository, id }, method) => {
-                let upload = uploads::Target::new(self, gate.push(asker, repository).await?, id, request)?;
-                match method {
-                    "PATCH" => {
-                        let chunk = Chunk::of(request, body)?;
-                        self.mutate(uploads::append_chunk(upload, chunk)).await
-                    }
-                    "PUT" => {
-                        let digest = uploads::claimed_digest(request)?;
-                        let chunk = Chunk::of(request, body)?;
-                        self.mutate(uploads::finish_upload(upload, chunk, digest)).await
-                    }
-                    "DELETE" => self.mutate(uploads::cancel_upload(upload)).await,
-                    _ => uploads::upload_status(upload).await,
-                }
-            }
+        }
+    }
 
-            // Nothing else is a change, and an endpoint takes no other method.
-            (endpoint, _) => Err(ApiError::MethodNotAllowed { allow: endpoint.allow() }),
+    async fn begin_upload(
+        &self,
+        asker: Asker<'_>,
+        repository: RepositoryName,
+        body: Body,
+    ) -> Result<Response, ApiError> {
+        let access = self.0.gate.push(asker, repository).await?;
+        uploads::begin_upload(self, access, asker, body).await
+    }
+
+    /// Goes on with an upload, ends it, or tells how far it has come.
+    async fn go_on(
+        &self,
+        asker: Asker<'_>,
+        repository: RepositoryName,
+        id: UploadId,
+        body: Body,
+    ) -> Result<Response, ApiError> {
+        let request = asker.request;
+        let upload = uploads::Target::new(self, self.0.gate.push(asker, repository).await?, id, request)?;
+        match request.method.as_str() {
+            "PATCH" => {
+                let chunk = Chunk::of(request, body)?;
+                self.mutate(uploads::append_chunk(upload, chunk)).await
+            }
+            "PUT" => {
+                let digest = uploads::claimed_digest(request)?;
+                let chunk = Chunk::of(request, body)?;
+                self.mutate(uploads::finish_upload(upload, chunk, digest)).await
+            }
+            "DELETE" => self.mutate(uploads::cancel_upload(upload)).await,
+            _ => uploads::upload_status(upload).await,
         }
     }
 }
