@@ -122,13 +122,23 @@ impl Login {
     /// # Errors
     /// [`ApiError::Unauthorized`] if what is shown is not good; [`ApiError::Unavailable`] if that cannot be found out.
     pub async fn caller(&self, request: &Parts) -> Result<Caller, ApiError> {
-        let challenge = || self.0.challenge.header(&Called::by(request), Reason::Invalid);
-        let credential = match self.shown(request) {
-            Shown::Nothing => return Ok(Caller::anonymous()),
-            Shown::Credential(credential) => credential,
-            Shown::Certificate(Subject { credential, .. }) => credential,
+        let authenticators = &self.0.authenticators;
+        let header = only_authorization(&request.headers).map(HeaderValue::as_bytes);
+        if let Some(identity) = header.and_then(|header| authenticators.recall(header)) {
+            return Ok(Caller { identity, showed_credential: true });
+        }
+        let source = source(request);
+        let identified = match (self.shown(request), header) {
+            (Shown::Nothing, _) => return Ok(Caller::anonymous()),
+            (Shown::Credential(credential), Some(header)) => {
+                authenticators.identify_by(header, &credential, source).await
+            }
+            (Shown::Credential(credential) | Shown::Certificate(Subject { credential, .. }), _) => {
+                authenticators.identify(&credential, source).await
+            }
         };
-        match self.identify(&credential, source(request)).await {
+        let challenge = || self.0.challenge.header(&Called::by(request), Reason::Invalid);
+        match identified {
             Ok(known) => Ok(Caller { identity: known.identity, showed_credential: true }),
             // In a box: whoever is known needs no room for it.
             Err(error) => Err(Box::pin(self.failure(request, error, challenge)).await),
@@ -256,6 +266,7 @@ async fn answer(State(login): State<Login>, request: Request) -> Response {
 /// What a request shows.
 enum Shown {
     Nothing,
+    /// In its header, or in a form.
     Credential(Credential),
     Certificate(Subject),
 }
@@ -263,18 +274,28 @@ enum Shown {
 impl Shown {
     /// Something that is no credential.
     fn unreadable(text: &[u8]) -> Self {
-        Self::Credential(Credential::Unreadable(Secret::new(String::from_utf8_lossy(text))))
+        Self::Credential(unreadable(text))
     }
+}
+
+fn unreadable(text: &[u8]) -> Credential {
+    Credential::Unreadable(Secret::new(String::from_utf8_lossy(text)))
+}
+
+/// `Authorization`, if it stands there once.
+fn only_authorization(headers: &HeaderMap) -> Option<&HeaderValue> {
+    let mut each = headers.get_all(header::AUTHORIZATION).iter();
+    each.next().filter(|_| each.next().is_none())
 }
 
 /// Reads `Authorization` (RFC 9110 §11.6.2), which stands there once.
 fn credential(headers: &HeaderMap) -> Shown {
-    let values = headers.get_all(header::AUTHORIZATION);
-    let mut each = values.iter();
-    let Some(first) = each.next() else { return Shown::Nothing };
-    let read = if each.next().is_none() { authorization(first) } else { None };
-    read.unwrap_or_else(|| {
-        let all: Vec<&[u8]> = values.iter().map(HeaderValue::as_bytes).collect();
+    if !headers.contains_key(header::AUTHORIZATION) {
+        return Shown::Nothing;
+    }
+    only_authorization(headers).and_then(authorization).unwrap_or_else(|| {
+        let all: Vec<&[u8]> =
+            headers.get_all(header::AUTHORIZATION).iter().map(HeaderValue::as_bytes).collect();
         Shown::unreadable(&all.concat())
     })
 }
@@ -307,10 +328,11 @@ fn authorization(value: &HeaderValue) -> Option<Shown> {
 fn of_certificate(request: &Parts, now: SystemTime) -> Shown {
     let peer = request.extensions.get::<Arc<Peer>>();
     let Some(certificate) = peer.and_then(|peer| peer.certificates.first()) else { return Shown::Nothing };
-    match Subject::of(certificate).filter(|subject| subject.expires > now) {
-        Some(subject) => Shown::Certificate(subject),
-        None => Shown::unreadable(certificate),
-    }
+    Shown::Certificate(
+        Subject::of(certificate)
+            .filter(|subject| subject.expires > now)
+            .unwrap_or_else(|| Subject { credential: unreadable(certificate), expires: now }),
+    )
 }
 
 /// What the form of an OAuth2 token request says.
@@ -404,6 +426,12 @@ mod tests {
 
         assert_eq!(login.caller(&request()).await.unwrap().identity.name, "alice");
         assert!(token().await.is_ok());
+        // How containers/image spells that it has nothing to show: it is the certificate that says who they are, each time.
+        let mut nothing = request();
+        nothing.headers.insert(header::AUTHORIZATION, HeaderValue::from_static("Basic Og=="));
+        assert_eq!(login.caller(&nothing).await.unwrap().identity.name, "alice");
+        nothing.extensions.remove::<Arc<Peer>>();
+        assert!(login.caller(&nothing).await.unwrap().identity.is_anonymous());
         now.store(END, Ordering::SeqCst);
         assert!(matches!(login.caller(&request()).await, Err(ApiError::Unauthorized { .. })));
         assert!(matches!(token().await, Err(ApiError::Unauthorized { .. })));

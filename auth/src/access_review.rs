@@ -40,7 +40,7 @@ impl AccessReviews {
         let ResourceAttributes { verb, group, resource, subresource, namespace, name } = wanted;
         let act = [verb, group, resource, subresource, namespace, name];
         let question = serde_json::json!([act, caller.name, caller.uid, caller.groups, caller.extra]);
-        self.key.of(Kind::Question, &question.to_string())
+        self.key.of(Kind::Question, question.to_string().as_bytes())
     }
 
     fn ask(

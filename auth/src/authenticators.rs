@@ -4,6 +4,7 @@
 //! looked at once. A source that guesses is made to wait before anything slow is asked for it.
 
 mod failures;
+mod shown;
 mod verdicts;
 
 use std::net::IpAddr;
@@ -11,12 +12,12 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use self::failures::{Attempt, Failures};
-use self::verdicts::{Looked, Verdict, Verdicts};
+use self::verdicts::{Entry, Looked, Verdict, Verdicts};
 use crate::compact_token::{CompactToken, MAX_TOKEN_BYTES};
 use crate::service_account::standing;
 use crate::{
-    Accounts, Authenticated, AuthenticationError, Authenticator, Clock, Credential, Files, RegistryTokens,
-    Standing, TokenError,
+    Accounts, Authenticated, AuthenticationError, Authenticator, Clock, Credential, Files, Identity,
+    RegistryTokens, Standing, TokenError,
 };
 
 /// Tells who shows a credential.
@@ -45,7 +46,7 @@ pub struct AuthenticatorOptions {
     pub known_for: Duration,
     /// How long one that is not good is not looked at again.
     pub rejected_for: Duration,
-    /// How many credentials are remembered.
+    /// How many credentials are remembered for all threads; each remembers up to 1,000 headers that it was shown besides.
     pub remembered: usize,
     /// How many different bad credentials a source may show at once …
     pub failures: u32,
@@ -112,16 +113,48 @@ impl Authenticators {
         credential: &Credential,
         source: IpAddr,
     ) -> Result<Authenticated, AuthenticationError> {
-        let verdict = match self.verdicts.look(credential).await {
-            Looked::Found(verdict) => self.ensure_current(verdict),
+        self.find_out(credential, source).await?.verdict.into()
+    }
+
+    /// Tells who shows the text `header`, if [`Authenticators::identify_by`] found that out on this thread lately and it still
+    /// counts. Most requests show what the one before them showed, and this does not even read it.
+    pub fn recall(&self, header: &[u8]) -> Option<Arc<Identity>> {
+        let (identity, term) = shown::recall(&self.verdicts.hash_of_header(header))?;
+        (self.verdicts.is_running(&term) && !self.is_gone(&identity)).then_some(identity)
+    }
+
+    /// As [`Authenticators::identify`], of a credential of which all there is to know stands in the text `header`. That text is
+    /// recalled.
+    ///
+    /// # Errors
+    /// As [`Authenticators::identify`].
+    pub async fn identify_by(
+        &self,
+        header: &[u8],
+        credential: &Credential,
+        source: IpAddr,
+    ) -> Result<Authenticated, AuthenticationError> {
+        let Entry { verdict, term } = self.find_out(credential, source).await?;
+        if let Verdict::Known(known) = &verdict {
+            shown::remember(self.verdicts.hash_of_header(header), &known.identity, term);
+        }
+        verdict.into()
+    }
+
+    async fn find_out(&self, credential: &Credential, source: IpAddr) -> Result<Entry, AuthenticationError> {
+        match self.verdicts.look(credential).await {
+            Looked::Found(Entry { verdict: Verdict::Known(known), term })
+                if self.is_gone(&known.identity) =>
+            {
+                Ok(Entry { verdict: Verdict::Rejected(TokenError::Gone.to_string().into()), term })
+            }
+            Looked::Found(entry) => Ok(entry),
             Looked::Missing(place) => {
                 // In a box: what is remembered needs no room for it.
                 let verdict = Box::pin(self.judge(credential, source, place.was_known)).await?;
-                place.remember(&verdict);
-                verdict
+                Ok(place.remember(verdict))
             }
-        };
-        verdict.into()
+        }
     }
 
     /// The same for the token endpoint, where a token that the registry gave is no credential: otherwise one could be
@@ -191,16 +224,9 @@ impl Authenticators {
         attempt.map_err(|retry_after| AuthenticationError::TooManyFailures { retry_after })
     }
 
-    /// Refuses what was good lately and is of an account that is gone.
-    fn ensure_current(&self, verdict: Verdict) -> Verdict {
-        match (&verdict, &self.accounts) {
-            (Verdict::Known(known), Some(accounts))
-                if standing(&**accounts, &known.identity) == Standing::Gone =>
-            {
-                Verdict::Rejected(TokenError::Gone.to_string().into())
-            }
-            _ => verdict,
-        }
+    /// Whether it was an account that is gone.
+    fn is_gone(&self, identity: &Identity) -> bool {
+        self.accounts.as_ref().is_some_and(|accounts| standing(&**accounts, identity) == Standing::Gone)
     }
 }
 

@@ -15,6 +15,7 @@ pub(crate) type Hash = [u8; 16];
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum Kind {
     Certificate,
+    Header,
     Password,
     Question,
     Token,
@@ -44,15 +45,11 @@ impl KeyedHash {
             text.extend_from_slice(&(part.len() as u64).to_le_bytes());
             text.extend_from_slice(part.as_bytes());
         }
-        self.of_bytes(kind, &text)
+        self.of(kind, &text)
     }
 
     /// The text is not copied: this is done for every request.
-    pub(crate) fn of(&self, kind: Kind, text: &str) -> Hash {
-        self.of_bytes(kind, text.as_bytes())
-    }
-
-    fn of_bytes(&self, kind: Kind, text: &[u8]) -> Hash {
+    pub(crate) fn of(&self, kind: Kind, text: &[u8]) -> Hash {
         let mut nonce = [0; NONCE_LEN];
         nonce[0] = kind as u8;
         let nonce = Nonce::assume_unique_for_key(nonce);
@@ -82,7 +79,7 @@ mod tests {
         let hashes = |key: &KeyedHash| {
             let of_lists = lists.map(|list| key.of_list(Kind::Password, list.iter().copied()));
             let of_texts = [(Kind::Token, "ab"), (Kind::Token, ""), (Kind::Unreadable, "ab")];
-            [&of_lists[..], &of_texts.map(|(kind, text)| key.of(kind, text))].concat()
+            [&of_lists[..], &of_texts.map(|(kind, text)| key.of(kind, text.as_bytes()))].concat()
         };
         assert_eq!(hashes(&one), hashes(&one));
         let all: HashSet<Hash> = hashes(&one).into_iter().chain(hashes(&other)).collect();

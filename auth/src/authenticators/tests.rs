@@ -93,11 +93,28 @@ fn password(user: &str, text: &str) -> Credential {
     Credential::Password { user: user.to_owned(), password: Secret::new(text) }
 }
 
-async fn name(chain: &Authenticators, credential: &Credential) -> Result<String, String> {
-    match chain.identify(credential, HERE).await {
-        Ok(known) => Ok(known.identity.name.clone()),
-        Err(error) => Err(error.to_string()),
+/// The header that a credential was read from.
+fn header(credential: &Credential) -> Option<String> {
+    match credential {
+        Credential::Password { user, password } => Some(format!("Basic {user}:{}", password.expose())),
+        Credential::Token(token) => Some(format!("Bearer {}", token.expose())),
+        Credential::Unreadable(text) => Some(text.expose().to_owned()),
+        Credential::Certificate { .. } => None,
     }
+}
+
+/// Asks as the server does.
+async fn name(chain: &Authenticators, credential: &Credential) -> Result<String, String> {
+    let header = header(credential);
+    let header = header.as_deref().map(str::as_bytes);
+    if let Some(identity) = header.and_then(|header| chain.recall(header)) {
+        return Ok(identity.name.clone());
+    }
+    let known = match header {
+        Some(header) => chain.identify_by(header, credential, HERE).await,
+        None => chain.identify(credential, HERE).await,
+    };
+    known.map(|known| known.identity.name.clone()).map_err(|error| error.to_string())
 }
 
 #[tokio::test(start_paused = true)]
@@ -190,12 +207,13 @@ async fn as_many_credentials_are_remembered_as_it_says_and_all_others_are_asked_
         let show = async |names: &[String]| {
             let (before, mut let_in) = (known.asked.load(Ordering::SeqCst), 0);
             for shown in names {
-                match name(&chain, &token(shown)).await {
-                    Ok(name) => {
-                        assert_eq!(name, *shown);
+                // As a thread asks that was shown nothing yet.
+                match chain.identify(&token(shown), HERE).await {
+                    Ok(known) => {
+                        assert_eq!(known.identity.name, *shown);
                         let_in += 1;
                     }
-                    Err(reason) => assert_eq!(reason, "nobody here knows the credential"),
+                    Err(reason) => assert_eq!(reason.to_string(), "nobody here knows the credential"),
                 }
             }
             (let_in, known.asked.load(Ordering::SeqCst) - before)
@@ -214,6 +232,28 @@ async fn as_many_credentials_are_remembered_as_it_says_and_all_others_are_asked_
         tokio::time::advance(options.known_for).await;
         assert_eq!(show(&names).await.0, 0, "in the end nobody is let in by what is remembered");
     }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_header_is_recalled_as_it_was_shown_to_the_same_registry_and_found_to_be_good() {
+    let one = Scripted::new(Answer::Rejected);
+    let [chain, other] = [(); 2].map(|()| chain().then(one.clone(), Attempts::Unlimited));
+    let recalled = |chain: &Authenticators, header: &str| chain.recall(header.as_bytes());
+    assert!(name(&chain, &token("bad")).await.is_err());
+    assert_eq!(recalled(&chain, "Bearer bad"), None);
+
+    one.says(is("alice"));
+    chain.identify(&token("a"), HERE).await.unwrap();
+    assert_eq!(recalled(&chain, "Bearer a"), None, "nobody said that it was read from there");
+    name(&chain, &token("a")).await.unwrap();
+    let alice = recalled(&chain, "Bearer a").unwrap();
+    assert_eq!(*alice, user("alice", &[AUTHENTICATED]));
+    for header in ["", "a", "bearer a", "Bearer  a", "Bearer b", "Bearer bad"] {
+        assert_eq!(recalled(&chain, header), None, "{header}");
+    }
+    assert_eq!(recalled(&other, "Bearer a"), None);
+    let elsewhere = std::thread::scope(|scope| scope.spawn(|| recalled(&chain, "Bearer a")).join().unwrap());
+    assert_eq!(elsewhere, None, "each thread has its own");
 }
 
 #[tokio::test(start_paused = true)]

@@ -2,7 +2,7 @@
 
 use std::fmt;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use quick_cache::sync::{Cache, DefaultLifecycle, EntryAction, EntryResult, PlaceholderGuard};
 use quick_cache::{DefaultHashBuilder, UnitWeighter};
@@ -49,16 +49,24 @@ type Guard<'a> =
     PlaceholderGuard<'a, Hash, Entry, UnitWeighter, DefaultHashBuilder, DefaultLifecycle<Hash, Entry>>;
 
 #[derive(Clone, Debug)]
-struct Entry {
-    verdict: Verdict,
+pub(super) struct Entry {
+    pub(super) verdict: Verdict,
+    pub(super) term: Term,
+}
+
+/// How long a verdict counts.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Term {
     until: Instant,
+    /// When the credential ends, if it says so itself.
+    expires: Option<SystemTime>,
     /// How many times the files had changed before it was looked at.
     changes: u64,
 }
 
 /// What the memory says of a credential.
 pub(super) enum Looked<'a> {
-    Found(Verdict),
+    Found(Entry),
     Missing(Place<'a>),
 }
 
@@ -88,20 +96,20 @@ impl Verdicts {
     pub(super) async fn look(&self, credential: &Credential) -> Looked<'_> {
         let hash = self.hash(credential);
         if let Some(entry) = self.entries.get(&hash)
-            && self.is_fresh(&entry)
+            && self.is_running(&entry.term)
         {
-            return Looked::Found(entry.verdict);
+            return Looked::Found(entry);
         }
         let mut was_known = false;
         let entry = self.entries.entry_async(&hash, |_, entry| {
-            if self.is_fresh(entry) {
-                return EntryAction::Retain(entry.verdict.clone());
+            if self.is_running(&entry.term) {
+                return EntryAction::Retain(entry.clone());
             }
             was_known = matches!(entry.verdict, Verdict::Known(_));
             EntryAction::ReplaceWithGuard
         });
         match entry.await {
-            EntryResult::Retained(verdict) => Looked::Found(verdict),
+            EntryResult::Retained(entry) => Looked::Found(entry),
             EntryResult::Vacant(guard) | EntryResult::Replaced(guard, _) => {
                 Looked::Missing(Place { guard, verdicts: self, was_known, changes: self.changes.count() })
             }
@@ -112,12 +120,14 @@ impl Verdicts {
     }
 
     /// The runtime's clock ends what is remembered, the wall's clock what says itself when it ends.
-    fn is_fresh(&self, entry: &Entry) -> bool {
-        let has_ended = match &entry.verdict {
-            Verdict::Known(known) => known.expires.is_some_and(|expires| expires <= self.clock.now()),
-            Verdict::Rejected(_) | Verdict::Unavailable(_) => false,
-        };
-        Instant::now() < entry.until && !has_ended && entry.changes == self.changes.count()
+    pub(super) fn is_running(&self, term: &Term) -> bool {
+        Instant::now() < term.until
+            && term.expires.is_none_or(|expires| self.clock.now() < expires)
+            && term.changes == self.changes.count()
+    }
+
+    pub(super) fn hash_of_header(&self, header: &[u8]) -> Hash {
+        self.key.of(Kind::Header, header)
     }
 
     fn hash(&self, credential: &Credential) -> Hash {
@@ -125,12 +135,12 @@ impl Verdicts {
             Credential::Password { user, password } => {
                 self.key.of_list(Kind::Password, [user, password.expose()])
             }
-            Credential::Token(token) => self.key.of(Kind::Token, token.expose()),
+            Credential::Token(token) => self.key.of(Kind::Token, token.expose().as_bytes()),
             Credential::Certificate { common_name, organizations } => {
                 let groups = organizations.iter().map(String::as_str);
                 self.key.of_list(Kind::Certificate, [common_name.as_str()].into_iter().chain(groups))
             }
-            Credential::Unreadable(text) => self.key.of(Kind::Unreadable, text.expose()),
+            Credential::Unreadable(text) => self.key.of(Kind::Unreadable, text.expose().as_bytes()),
         }
     }
 }
@@ -142,15 +152,16 @@ impl fmt::Debug for Verdicts {
 }
 
 impl Place<'_> {
-    pub(super) fn remember(self, verdict: &Verdict) {
-        let lifetime = match verdict {
-            Verdict::Known(_) => self.verdicts.known_for,
-            Verdict::Rejected(_) => self.verdicts.rejected_for,
-            Verdict::Unavailable(_) => UNAVAILABLE_FOR,
+    pub(super) fn remember(self, verdict: Verdict) -> Entry {
+        let (lifetime, expires) = match &verdict {
+            Verdict::Known(known) => (self.verdicts.known_for, known.expires),
+            Verdict::Rejected(_) => (self.verdicts.rejected_for, None),
+            Verdict::Unavailable(_) => (UNAVAILABLE_FOR, None),
         };
-        let until = Instant::now() + lifetime;
-        let entry = Entry { verdict: verdict.clone(), until, changes: self.changes };
+        let term = Term { until: Instant::now() + lifetime, expires, changes: self.changes };
+        let entry = Entry { verdict, term };
         // It fails when the entry was evicted meanwhile: then it is looked at again.
-        let _ = self.guard.insert(entry);
+        let _ = self.guard.insert(entry.clone());
+        entry
     }
 }
