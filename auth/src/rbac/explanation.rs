@@ -72,7 +72,7 @@ impl Policy {
     /// Tells why `caller` may or may not do what is `wanted`.
     pub fn explain(&self, caller: &Identity, wanted: &ResourceAttributes<'_>) -> Explanation {
         let mut explanation = Explanation { grants: Vec::new(), shortfalls: Vec::new() };
-        for naming in self.naming(caller, wanted.namespace) {
+        self.find_naming(caller, wanted.namespace, |naming| {
             let binding = naming.bound.label.to_string();
             let role = naming.bound.role.clone();
             let group = naming.group.map(str::to_owned);
@@ -86,7 +86,8 @@ impl Policy {
                     explanation.shortfalls.push(Shortfall { binding, role, group, lack });
                 }
             }
-        }
+            None::<()> // All of them are wanted.
+        });
         explanation
     }
 
