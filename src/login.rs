@@ -266,7 +266,7 @@ async fn answer(State(login): State<Login>, request: Request) -> Response {
 /// What a request shows.
 enum Shown {
     Nothing,
-    /// In its header, or in a form.
+    /// In its header, or in a form; never in a certificate, since what a header shows is found by the header again.
     Credential(Credential),
     Certificate(Subject),
 }

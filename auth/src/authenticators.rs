@@ -46,7 +46,7 @@ pub struct AuthenticatorOptions {
     pub known_for: Duration,
     /// How long one that is not good is not looked at again.
     pub rejected_for: Duration,
-    /// How many credentials are remembered for all threads; each remembers up to 1,000 headers that it was shown besides.
+    /// How many credentials are remembered for all threads; each thread besides remembers some hundred headers.
     pub remembered: usize,
     /// How many different bad credentials a source may show at once …
     pub failures: u32,
@@ -113,20 +113,23 @@ impl Authenticators {
         credential: &Credential,
         source: IpAddr,
     ) -> Result<Authenticated, AuthenticationError> {
-        self.find_out(credential, source).await?.verdict.into()
+        self.find_out(credential, source, false).await?.verdict.into()
     }
 
     /// Tells who shows the text `header`, if [`Authenticators::identify_by`] found that out on this thread lately and it still
-    /// counts. Most requests show what the one before them showed, and this does not even read it.
+    /// counts. Most requests show what one before them showed, and this does not even take it apart.
     pub fn recall(&self, header: &[u8]) -> Option<Arc<Identity>> {
         let (identity, term) = shown::recall(&self.verdicts.hash_of_header(header))?;
         (self.verdicts.is_running(&term) && !self.is_gone(&identity)).then_some(identity)
     }
 
-    /// As [`Authenticators::identify`], of a credential of which all there is to know stands in the text `header`. That text is
-    /// recalled.
+    /// As [`Authenticators::identify`], of a credential of which all there is to know stands in the text `header`. If it is good,
+    /// [`Authenticators::recall`] knows that text on this thread as long as the answer counts.
     ///
     /// # Errors
+    /// As [`Authenticators::identify`].
+    ///
+    /// # Cancel safety
     /// As [`Authenticators::identify`].
     pub async fn identify_by(
         &self,
@@ -134,14 +137,25 @@ impl Authenticators {
         credential: &Credential,
         source: IpAddr,
     ) -> Result<Authenticated, AuthenticationError> {
-        let Entry { verdict, term } = self.find_out(credential, source).await?;
-        if let Verdict::Known(known) = &verdict {
-            shown::remember(self.verdicts.hash_of_header(header), &known.identity, term);
+        let hash = self.verdicts.hash_of_header(header);
+        let was_known = shown::recall(&hash).is_some();
+        let Entry { verdict, term } = self.find_out(credential, source, was_known).await?;
+        match &verdict {
+            Verdict::Known(known) => shown::remember(hash, &known.identity, term),
+            Verdict::Rejected(_) => shown::forget(&hash),
+            Verdict::Unavailable(_) => {}
         }
         verdict.into()
     }
 
-    async fn find_out(&self, credential: &Credential, source: IpAddr) -> Result<Entry, AuthenticationError> {
+    /// Finds out whose `credential` is, or who it was found to be. What is recalled is not looked for here: that it was known may be
+    /// forgotten here while it is in use, so that `was_known` says so, too.
+    async fn find_out(
+        &self,
+        credential: &Credential,
+        source: IpAddr,
+        was_known: bool,
+    ) -> Result<Entry, AuthenticationError> {
         match self.verdicts.look(credential).await {
             Looked::Found(Entry { verdict: Verdict::Known(known), term })
                 if self.is_gone(&known.identity) =>
@@ -151,7 +165,8 @@ impl Authenticators {
             Looked::Found(entry) => Ok(entry),
             Looked::Missing(place) => {
                 // In a box: what is remembered needs no room for it.
-                let verdict = Box::pin(self.judge(credential, source, place.was_known)).await?;
+                let was_known = was_known || place.was_known;
+                let verdict = Box::pin(self.judge(credential, source, was_known)).await?;
                 Ok(place.remember(verdict))
             }
         }

@@ -412,6 +412,57 @@ async fn whoever_guesses_waits_and_nobody_else_does() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_credential_in_use_is_heard_beside_guesses_however_many_others_are_remembered() {
+    let (offline, guessable) = (Scripted::new(Answer::NotMine), Scripted::new(is("carol")));
+    let options = AuthenticatorOptions {
+        remembered: 100,
+        failure_every: Duration::from_secs(1_000_000),
+        ..AuthenticatorOptions::default()
+    };
+    let chain = Authenticators::new(&options, Clock::new(|| at(NOW)))
+        .unwrap()
+        .then(offline.clone(), Attempts::Unlimited)
+        .then(guessable.clone(), Attempts::Limited);
+    let hers = password("carol", "hers");
+    assert!(name(&chain, &hers).await.is_ok());
+
+    guessable.says(Answer::NotMine);
+    for guess in 0..options.failures {
+        name(&chain, &password("carol", &guess.to_string())).await.unwrap_err();
+    }
+    offline.says(Answer::Rejected);
+    for number in 0..10 * options.remembered {
+        for _ in 0..2 {
+            name(&chain, &token(&number.to_string())).await.unwrap_err();
+        }
+    }
+
+    offline.says(Answer::NotMine);
+    guessable.says(is("carol"));
+    assert_eq!(name(&chain, &hers).await.as_deref(), Ok("carol"));
+    // Until it is not good.
+    guessable.says(Answer::Rejected);
+    tokio::time::advance(options.known_for).await;
+    assert_eq!(name(&chain, &hers).await.unwrap_err(), "it is wrong");
+    assert_eq!(shown::recall(&chain.verdicts.hash_of_header(b"Basic carol:hers")).map(|(who, _)| who), None);
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_identity_that_is_large_is_remembered_for_all_threads_alone() {
+    for (groups, is_recalled) in [(10, true), (1000, false)] {
+        let groups: Vec<String> = (0..groups).map(|number| format!("group-{number}")).collect();
+        let groups: Vec<&str> = groups.iter().map(String::as_str).collect();
+        let one = Scripted::new(Answer::Is(user("alice", &groups), None));
+        let chain = chain().then(one.clone(), Attempts::Unlimited);
+        for _ in 0..2 {
+            name(&chain, &token("a")).await.unwrap();
+        }
+        assert_eq!(one.asked(), 1);
+        assert_eq!(chain.recall(b"Bearer a").is_some(), is_recalled);
+    }
+}
+
+#[tokio::test(start_paused = true)]
 async fn what_nobody_can_read_is_a_failed_attempt() {
     let one = Scripted::new(is("alice"));
     let chain = chain().then(one.clone(), Attempts::Limited);
