@@ -164,8 +164,8 @@ impl Authenticators {
             }
             Looked::Found(entry) => Ok(entry),
             Looked::Missing(place) => {
-                // In a box: what is remembered needs no room for it.
                 let was_known = was_known || place.was_known;
+                // In a box: what is remembered needs no room for it.
                 let verdict = Box::pin(self.judge(credential, source, was_known)).await?;
                 Ok(place.remember(verdict))
             }
