@@ -3,8 +3,8 @@
 //! A repository `<namespace>/<image>` is the image stream of that name in that namespace, as in OpenShift's registry. To pull is to
 //! `get` its `layers`, to push to `get` and `update` them. A name of one component lies in no namespace: it takes a cluster-wide right.
 //!
-//! Every no that somebody who is known gets is an event of the audit log; so is what is done with a permit, which remembers who has it,
-//! and by which binding.
+//! Every no that somebody who is known gets is an event of the audit log; so is what is changed with a permit, which remembers who has
+//! it, and by which binding. To read is no event: nobody asks which binding allows it.
 //!
 //! A right on image streams may be given in the group `image.openshift.io` or in the core group, where they once were: OpenShift's own
 //! roles name both. A `SubjectAccessReview` asks about one group, so the second is asked about when the first says no.
@@ -38,7 +38,11 @@ pub struct Gate {
 
 /// May read one repository.
 #[derive(Debug)]
-pub struct PullAccess {
+pub struct PullAccess(Reader);
+
+/// May take blobs from one repository into another.
+#[derive(Debug)]
+pub struct MountAccess {
     reader: Reader,
     binding: Arc<str>,
 }
@@ -90,8 +94,8 @@ impl Gate {
     /// # Errors
     /// [`ApiError::Denied`] if the caller may not, whether or not there is such a repository.
     pub async fn pull(&self, asker: Asker<'_>, repository: RepositoryName) -> Result<PullAccess, ApiError> {
-        let binding = self.demand(asker, Act::Pull, &repository, rights::pull(&repository)).await?;
-        Ok(PullAccess { reader: self.registry.reader(repository), binding })
+        self.require(asker, Act::Pull, &repository, rights::pull(&repository)).await?;
+        Ok(PullAccess(self.registry.reader(repository)))
     }
 
     /// A permit to push to `repository`.
@@ -100,7 +104,7 @@ impl Gate {
     /// [`ApiError::Denied`] if the caller may not, whether or not there is such a repository.
     pub async fn push(&self, asker: Asker<'_>, repository: RepositoryName) -> Result<PushAccess, ApiError> {
         let [get, update] = rights::push(&repository);
-        self.demand(asker, Act::Push, &repository, get).await?;
+        self.require(asker, Act::Push, &repository, get).await?;
         let binding = self.demand(asker, Act::Push, &repository, update).await?;
         Ok(PushAccess { writer: self.registry.writer(repository), grant: self.grant(asker, binding) })
     }
@@ -147,14 +151,14 @@ impl Gate {
         &self,
         asker: Asker<'_>,
         repository: RepositoryName,
-    ) -> Result<Option<PullAccess>, ApiError> {
+    ) -> Result<Option<MountAccess>, ApiError> {
         let wanted = rights::pull(&repository);
         let Some(binding) = self.decide(asker.caller, wanted).await? else {
             let missing = missing(asker.caller, &wanted);
             Witness::of(asker, &self.audit).denied(Act::Pull, &repository, &missing).await;
             return Ok(None);
         };
-        Ok(Some(PullAccess { reader: self.registry.reader(repository), binding }))
+        Ok(Some(MountAccess { reader: self.registry.reader(repository), binding }))
     }
 
     /// A permit to list repositories: all of them with OpenShift's right to, and otherwise those that `caller` may pull.
@@ -162,7 +166,7 @@ impl Gate {
     /// # Errors
     /// When it cannot be known which.
     pub async fn catalog(&self, caller: &Identity) -> Result<CatalogAccess, ApiError> {
-        let sees_all = self.decide(caller, rights::list()).await?.is_some();
+        let sees_all = self.allows(caller, rights::list()).await?;
         Ok(CatalogAccess { gate: self.clone(), shown_to: (!sees_all).then(|| caller.clone()) })
     }
 
@@ -180,17 +184,41 @@ impl Gate {
         repository: &RepositoryName,
         wanted: ResourceAttributes<'_>,
     ) -> Result<Arc<str>, ApiError> {
-        let caller = asker.caller;
-        if let Some(binding) = self.decide(caller, wanted).await? {
-            return Ok(binding);
+        match self.decide(asker.caller, wanted).await? {
+            Some(binding) => Ok(binding),
+            // In a box: what is allowed needs no room for it.
+            None => Err(Box::pin(self.denial(asker, act, repository, wanted)).await),
         }
-        let missing = missing(caller, &wanted);
+    }
+
+    /// Goes on if something allows `act`, which takes the right that is `wanted`. What allows it is not told.
+    async fn require(
+        &self,
+        asker: Asker<'_>,
+        act: Act,
+        repository: &RepositoryName,
+        wanted: ResourceAttributes<'_>,
+    ) -> Result<(), ApiError> {
+        if self.allows(asker.caller, wanted).await? {
+            return Ok(());
+        }
+        Err(Box::pin(self.denial(asker, act, repository, wanted)).await)
+    }
+
+    /// The answer to whoever may not, once that is in the audit log.
+    async fn denial(
+        &self,
+        asker: Asker<'_>,
+        act: Act,
+        repository: &RepositoryName,
+        wanted: ResourceAttributes<'_>,
+    ) -> ApiError {
+        let missing = missing(asker.caller, &wanted);
         // Whoever showed nothing is asked to log in, and has not been told no.
-        if !caller.is_anonymous() {
-            let witness = Witness::of(asker, &self.audit);
-            Box::pin(witness.denied(act, repository, &missing)).await; // What is allowed needs no room for it.
+        if !asker.caller.is_anonymous() {
+            Witness::of(asker, &self.audit).denied(act, repository, &missing).await;
         }
-        Err(ApiError::Denied { act: missing })
+        ApiError::Denied { act: missing }
     }
 
     /// What allows this, if anything does.
@@ -207,6 +235,18 @@ impl Gate {
             }
         }
         Ok(None)
+    }
+
+    /// Whether anything allows this.
+    async fn allows(&self, caller: &Identity, wanted: ResourceAttributes<'_>) -> Result<bool, ApiError> {
+        for wanted in rights::in_each_group(wanted) {
+            match self.authorizer.allows(caller, &wanted).await {
+                Ok(true) => return Ok(true),
+                Ok(false) => {}
+                Err(error) => return Err(ApiError::Unavailable(error.into())),
+            }
+        }
+        Ok(false)
     }
 
     fn grant(&self, asker: Asker<'_>, binding: Arc<str>) -> Grant {
@@ -233,8 +273,8 @@ impl CatalogAccess {
             let page = registry.catalog(after.as_deref(), limit.max(CATALOG_LOOK)).await?;
             after = page.repositories.last().map(|last| last.as_str().to_owned());
             let judged = page.repositories.into_iter().map(|repository| async move {
-                let right = self.gate.decide(caller, rights::pull(&repository)).await?;
-                Ok::<_, ApiError>(right.map(|_| repository))
+                let may_pull = self.gate.allows(caller, rights::pull(&repository)).await?;
+                Ok::<_, ApiError>(may_pull.then_some(repository))
             });
             let mut judged = pin!(stream::iter(judged).buffered(CATALOG_QUESTIONS));
             while let Some(judged) = judged.try_next().await? {
@@ -251,7 +291,7 @@ impl CatalogAccess {
     }
 }
 
-impl PullAccess {
+impl MountAccess {
     /// What allows it.
     pub fn binding(&self) -> &str {
         &self.binding
@@ -286,6 +326,14 @@ impl Grant {
 }
 
 impl Deref for PullAccess {
+    type Target = Reader;
+
+    fn deref(&self) -> &Reader {
+        &self.0
+    }
+}
+
+impl Deref for MountAccess {
     type Target = Reader;
 
     fn deref(&self) -> &Reader {

@@ -16,6 +16,14 @@ pub trait Authorizer: fmt::Debug + Send + Sync + 'static {
     /// When it cannot be known; that is neither a yes nor a no.
     async fn decide(&self, caller: &Identity, wanted: &ResourceAttributes<'_>)
     -> Result<Decision, AuthError>;
+
+    /// Tells whether they may, for whoever does not want to know what says so.
+    ///
+    /// # Errors
+    /// As [`Authorizer::decide`].
+    async fn allows(&self, caller: &Identity, wanted: &ResourceAttributes<'_>) -> Result<bool, AuthError> {
+        Ok(matches!(self.decide(caller, wanted).await?, Decision::Allowed(_)))
+    }
 }
 
 /// An answer.
@@ -57,6 +65,10 @@ impl Authorizer for Everyone {
     async fn decide(&self, _: &Identity, _: &ResourceAttributes<'_>) -> Result<Decision, AuthError> {
         Ok(Decision::Allowed(self.0.clone()))
     }
+
+    async fn allows(&self, _: &Identity, _: &ResourceAttributes<'_>) -> Result<bool, AuthError> {
+        Ok(true)
+    }
 }
 
 /// Allows everything to whoever is somebody: the users of an `htpasswd` that stands alone, as in CNCF distribution.
@@ -79,9 +91,14 @@ impl Default for AnyUser {
 #[async_trait]
 impl Authorizer for AnyUser {
     async fn decide(&self, caller: &Identity, _: &ResourceAttributes<'_>) -> Result<Decision, AuthError> {
-        if *caller == Identity::anonymous() {
-            return Ok(Decision::Denied);
-        }
-        Ok(Decision::Allowed(self.0.clone()))
+        Ok(if is_somebody(caller) { Decision::Allowed(self.0.clone()) } else { Decision::Denied })
     }
+
+    async fn allows(&self, caller: &Identity, _: &ResourceAttributes<'_>) -> Result<bool, AuthError> {
+        Ok(is_somebody(caller))
+    }
+}
+
+fn is_somebody(caller: &Identity) -> bool {
+    *caller != Identity::anonymous()
 }

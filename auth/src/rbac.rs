@@ -12,10 +12,11 @@ mod explanation;
 mod objects;
 mod replacement;
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::{Arc, PoisonError, RwLock};
 
 use async_trait::async_trait;
+use smallvec::SmallVec;
 
 pub use explanation::{Explanation, Grant, Lack, Remedy, Shortfall};
 pub use objects::{Binding, Role, RoleKind, RoleRef, Subject};
@@ -61,31 +62,51 @@ impl Authorizer for Rbac {
     ) -> Result<Decision, AuthError> {
         Ok(self.read(|policy| policy.decide(caller, wanted)))
     }
+
+    async fn allows(&self, caller: &Identity, wanted: &ResourceAttributes<'_>) -> Result<bool, AuthError> {
+        Ok(self.read(|policy| policy.allows(caller, wanted)))
+    }
 }
 
 /// All roles and bindings, found by whom they name. Each object can be put and removed by itself, in any order.
 #[derive(Debug, Default)]
 pub struct Policy {
     cluster: Scope,
-    namespaces: HashMap<Arc<str>, Scope>,
+    namespaces: ByName<Scope>,
+    /// What bindings grant. There are many bindings and few roles: in one place they are at hand.
+    granted: HashSet<Arc<RoleRef>>,
 }
+
+/// Looked up for each request. This hasher is quicker than the standard library's, and no defence against somebody who may name
+/// objects and knows the seed it drew when the process began; nothing that the registry says tells them.
+type ByName<T> = HashMap<Arc<str>, T, foldhash::fast::RandomState>;
 
 /// What lies in one namespace, or in none.
 #[derive(Debug, Default)]
 pub(crate) struct Scope {
-    roles: HashMap<Arc<str>, Box<[PolicyRule]>>,
+    roles: ByName<Box<[PolicyRule]>>,
     /// By their label.
-    bindings: HashMap<Arc<str>, Arc<Bound>>,
-    users: HashMap<Arc<str>, Vec<Arc<Bound>>>,
-    groups: HashMap<Arc<str>, Vec<Arc<Bound>>>,
+    bindings: ByName<Arc<Bound>>,
+    users: ByName<Mentions>,
+    groups: ByName<Mentions>,
+}
+
+/// The bindings that name somebody: mostly one.
+type Mentions = SmallVec<[Mention; 1]>;
+
+/// A binding that names somebody, and what it grants, so that a decision need not go on to the binding.
+#[derive(Debug)]
+struct Mention {
+    role: Arc<RoleRef>,
+    bound: Arc<Bound>,
 }
 
 /// A binding, ready to be found.
-#[derive(Debug, Eq, PartialEq)]
+#[derive(Clone, Debug, Eq, PartialEq)]
 pub(crate) struct Bound {
     /// What a decision calls it, such as `RoleBinding team/pullers`.
     label: Arc<str>,
-    role: RoleRef,
+    role: Arc<RoleRef>,
     subjects: Box<[Holder]>,
 }
 
@@ -99,7 +120,7 @@ enum Holder {
 /// A binding that names a caller, and the name that it knows them by.
 #[derive(Clone, Copy, Debug)]
 struct Naming<'a> {
-    bound: &'a Bound,
+    mention: &'a Mention,
     /// Where its `Role` is looked for; a `ClusterRoleBinding` to a `Role` finds none.
     roles: Option<&'a Scope>,
     group: Option<&'a str>,
@@ -116,12 +137,14 @@ impl Policy {
 
     /// Decides about one act of one caller.
     pub fn decide(&self, caller: &Identity, wanted: &ResourceAttributes<'_>) -> Decision {
-        let allowing = self.find_naming(caller, wanted.namespace, |naming| {
-            let allows =
-                self.rules(&naming).is_some_and(|rules| rules.iter().any(|rule| rule.allows(wanted)));
-            allows.then(|| Arc::clone(&naming.bound.label))
-        });
-        allowing.map_or(Decision::Denied, Decision::Allowed)
+        let allowing = self.find_allowing(caller, wanted);
+        allowing.map_or(Decision::Denied, |bound| Decision::Allowed(Arc::clone(&bound.label)))
+    }
+
+    /// Tells whether a caller may do something. Unlike [`Policy::decide`] it writes to no memory that other threads use: each label
+    /// has a count of those who hold it.
+    pub fn allows(&self, caller: &Identity, wanted: &ResourceAttributes<'_>) -> bool {
+        self.find_allowing(caller, wanted).is_some()
     }
 
     /// Adds a role, or changes it.
@@ -134,13 +157,24 @@ impl Policy {
         self.put(binding);
     }
 
-    fn add(&mut self, namespace: Option<&str>, bound: Arc<Bound>) {
+    fn add(&mut self, namespace: Option<&str>, mut bound: Arc<Bound>) {
         self.unbind(namespace, &bound.label);
+        let role = self.shared(&bound.role);
+        Arc::make_mut(&mut bound).role = Arc::clone(&role);
         let scope = self.scope_mut(namespace);
         for subject in &bound.subjects {
-            scope.named_by(subject).push(Arc::clone(&bound));
+            scope.named_by(subject).push(Mention { role: Arc::clone(&role), bound: Arc::clone(&bound) });
         }
         scope.bindings.insert(Arc::clone(&bound.label), bound);
+    }
+
+    /// The reference to that role that all bindings share.
+    fn shared(&mut self, role: &Arc<RoleRef>) -> Arc<RoleRef> {
+        if let Some(granted) = self.granted.get(role) {
+            return Arc::clone(granted);
+        }
+        self.granted.insert(Arc::clone(role));
+        Arc::clone(role)
     }
 
     /// The scope may be empty afterwards.
@@ -149,13 +183,17 @@ impl Policy {
         let Some(bound) = scope.bindings.remove(label) else { return };
         for subject in &bound.subjects {
             let bindings = scope.named_by(subject);
-            bindings.retain(|other| !Arc::ptr_eq(other, &bound));
+            bindings.retain(|mention| !Arc::ptr_eq(&mention.bound, &bound));
             if bindings.is_empty() {
                 match subject {
                     Holder::User(name) => scope.users.remove(name),
                     Holder::Group(name) => scope.groups.remove(name),
                 };
             }
+        }
+        // What names somebody is gone, so that nobody holds it any more than this binding and `granted`.
+        if Arc::strong_count(&bound.role) == 2 {
+            self.granted.remove(&bound.role);
         }
     }
 
@@ -192,7 +230,7 @@ impl Policy {
         mut find: impl FnMut(Naming<'a>) -> Option<T>,
     ) -> Option<T> {
         let mut find_in = |scope: &'a Scope, roles| {
-            scope.find_naming(caller, |bound, group| find(Naming { bound, roles, group }))
+            scope.find_naming(caller, |mention, group| find(Naming { mention, roles, group }))
         };
         find_in(&self.cluster, None).or_else(|| {
             // What concerns no namespace is granted for the whole cluster or not at all.
@@ -201,14 +239,26 @@ impl Policy {
         })
     }
 
+    /// The first binding that allows an act.
+    fn find_allowing<'a>(
+        &'a self,
+        caller: &'a Identity,
+        wanted: &ResourceAttributes<'_>,
+    ) -> Option<&'a Bound> {
+        self.find_naming(caller, wanted.namespace, |naming| {
+            let mut rules = self.rules(&naming)?.iter();
+            rules.any(|rule| rule.allows(wanted)).then_some(&*naming.mention.bound)
+        })
+    }
+
     /// What the binding grants, if its role is there.
     fn rules<'a>(&'a self, naming: &Naming<'a>) -> Option<&'a [PolicyRule]> {
-        let name = naming.bound.role.name.as_str();
-        let roles = match naming.bound.role.kind {
+        let role = &naming.mention.role;
+        let roles = match role.kind {
             RoleKind::ClusterRole => &self.cluster.roles,
             RoleKind::Role => &naming.roles?.roles,
         };
-        roles.get(name).map(|rules| &**rules)
+        roles.get(role.name.as_str()).map(|rules| &**rules)
     }
 }
 
@@ -217,17 +267,17 @@ impl Scope {
     fn find_naming<'a, T>(
         &'a self,
         caller: &'a Identity,
-        mut find: impl FnMut(&'a Bound, Option<&'a str>) -> Option<T>,
+        mut find: impl FnMut(&'a Mention, Option<&'a str>) -> Option<T>,
     ) -> Option<T> {
         let of_user = self.users.get(caller.name.as_str());
-        of_user.into_iter().flatten().find_map(|bound| find(bound, None)).or_else(|| {
+        of_user.into_iter().flatten().find_map(|mention| find(mention, None)).or_else(|| {
             caller.groups.iter().find_map(|group| {
-                self.groups.get(group.as_str())?.iter().find_map(|bound| find(bound, Some(group)))
+                self.groups.get(group.as_str())?.iter().find_map(|mention| find(mention, Some(group)))
             })
         })
     }
 
-    fn named_by(&mut self, subject: &Holder) -> &mut Vec<Arc<Bound>> {
+    fn named_by(&mut self, subject: &Holder) -> &mut Mentions {
         match subject {
             Holder::User(name) => self.users.entry(Arc::clone(name)).or_default(),
             Holder::Group(name) => self.groups.entry(Arc::clone(name)).or_default(),
@@ -258,7 +308,7 @@ impl From<Binding> for Bound {
         }
         subjects.sort_unstable();
         subjects.dedup();
-        Self { label, role: binding.role, subjects: subjects.into() }
+        Self { label, role: Arc::new(binding.role), subjects: subjects.into() }
     }
 }
 

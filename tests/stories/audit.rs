@@ -179,6 +179,13 @@ async fn who_may_not_or_shows_what_is_not_good_is_written_down() {
         StatusCode::FORBIDDEN
     );
     assert_says(&last(folder), &json!({ "decision": "denied", "act": "push", "repository": "team/app" }));
+    // Who may not even read is kept from just what they asked for.
+    for (method, path, act) in [(Method::GET, "tags/list", "pull"), (Method::POST, "blobs/uploads/", "push")]
+    {
+        let path = format!("/v2/secret/app/{path}");
+        assert_eq!(ask(&robot, &token, method, &path, b"").await, StatusCode::FORBIDDEN);
+        assert_says(&last(folder), &json!({ "decision": "denied", "act": act, "repository": "secret/app" }));
+    }
 
     // The client sees an upload begin; the auditor sees who reached for what they may not read.
     let blob = Digest::of(Algorithm::Sha256, b"secret");

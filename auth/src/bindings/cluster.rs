@@ -56,6 +56,15 @@ impl WatchedBindings {
         ]
     }
 
+    /// Who decides about what `caller` wants.
+    fn decider(&self, caller: &Identity) -> Result<&dyn Authorizer, AuthError> {
+        if is_restricted(caller) {
+            return Ok(&self.reviews);
+        }
+        self.cluster.ensure_known().map_err(|lost| AuthError::Unavailable(lost.into()))?;
+        Ok(&*self.rbac)
+    }
+
     /// Decides by the roles and bindings that `cluster` has now.
     ///
     /// # Errors
@@ -84,11 +93,11 @@ impl Authorizer for WatchedBindings {
         caller: &Identity,
         wanted: &ResourceAttributes<'_>,
     ) -> Result<Decision, AuthError> {
-        if is_restricted(caller) {
-            return self.reviews.decide(caller, wanted).await;
-        }
-        self.cluster.ensure_known().map_err(|lost| AuthError::Unavailable(lost.into()))?;
-        self.rbac.decide(caller, wanted).await
+        self.decider(caller)?.decide(caller, wanted).await
+    }
+
+    async fn allows(&self, caller: &Identity, wanted: &ResourceAttributes<'_>) -> Result<bool, AuthError> {
+        self.decider(caller)?.allows(caller, wanted).await
     }
 }
 

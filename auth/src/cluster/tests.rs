@@ -247,8 +247,10 @@ fn running<'a>(upkeep: impl IntoIterator<Item = &'a Upkeep>) -> JoinSet<()> {
 }
 
 async fn may_pull(bindings: &WatchedBindings, name: &str) -> Option<bool> {
-    let decision = bindings.decide(&user(name), &PULL).await.ok()?;
-    Some(matches!(decision, Decision::Allowed(_)))
+    let decision = bindings.decide(&user(name), &PULL).await.ok();
+    let may_pull = decision.map(|decision| matches!(decision, Decision::Allowed(_)));
+    assert_eq!(may_pull, bindings.allows(&user(name), &PULL).await.ok());
+    may_pull
 }
 
 #[tokio::test(start_paused = true)]
@@ -1134,4 +1136,5 @@ async fn whoever_carries_scopes_is_asked_about() {
     script.says(json!({ "allowed": false }));
     assert_eq!(bindings.decide(&restricted, &PULL).await.unwrap(), Decision::Denied);
     assert_eq!(script.asked().len(), 1);
+    assert!(!bindings.allows(&restricted, &PULL).await.unwrap());
 }

@@ -1,9 +1,8 @@
 //! What roles and bindings have in common: a policy keeps each under a name, in a namespace or in none.
 
-use std::collections::HashMap;
 use std::sync::Arc;
 
-use super::{Binding, Bound, Policy, Role, Scope};
+use super::{Binding, Bound, ByName, Policy, Role, Scope};
 use crate::PolicyRule;
 
 /// A namespace, if it lies in one, and what it is called there.
@@ -17,7 +16,7 @@ pub(crate) trait Entry: Send + Sized {
     /// Its name, and what is kept under it.
     fn apart(self) -> (Name, Self::Kept);
     /// All of its kind that lie in `scope`.
-    fn all_in(scope: &Scope) -> &HashMap<Arc<str>, Self::Kept>;
+    fn all_in(scope: &Scope) -> &ByName<Self::Kept>;
     /// Adds it to `policy`, or changes it there.
     fn put(policy: &mut Policy, name: Name, kept: Self::Kept);
     /// Has `policy` forget it.
@@ -31,7 +30,7 @@ impl Entry for Role {
         ((self.namespace.map(Arc::from), self.name.into()), self.rules.into())
     }
 
-    fn all_in(scope: &Scope) -> &HashMap<Arc<str>, Self::Kept> {
+    fn all_in(scope: &Scope) -> &ByName<Self::Kept> {
         &scope.roles
     }
 
@@ -55,7 +54,7 @@ impl Entry for Binding {
         ((namespace, Arc::clone(&bound.label)), Arc::new(bound))
     }
 
-    fn all_in(scope: &Scope) -> &HashMap<Arc<str>, Self::Kept> {
+    fn all_in(scope: &Scope) -> &ByName<Self::Kept> {
         &scope.bindings
     }
 

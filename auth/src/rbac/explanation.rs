@@ -73,8 +73,8 @@ impl Policy {
     pub fn explain(&self, caller: &Identity, wanted: &ResourceAttributes<'_>) -> Explanation {
         let mut explanation = Explanation { grants: Vec::new(), shortfalls: Vec::new() };
         self.find_naming(caller, wanted.namespace, |naming| {
-            let binding = naming.bound.label.to_string();
-            let role = naming.bound.role.clone();
+            let binding = naming.mention.bound.label.to_string();
+            let role = RoleRef::clone(&naming.mention.role);
             let group = naming.group.map(str::to_owned);
             let rules = self.rules(&naming);
             match rules.and_then(|rules| rules.iter().find(|rule| rule.allows(wanted))) {

@@ -29,7 +29,7 @@ pub struct Binding {
 }
 
 /// The role that a binding grants. It need not be there: until it is, the binding grants nothing.
-#[derive(Clone, Debug, Eq, PartialEq)]
+#[derive(Clone, Debug, Eq, Hash, PartialEq)]
 pub struct RoleRef {
     /// Which of the two.
     pub kind: RoleKind,
@@ -38,7 +38,7 @@ pub struct RoleRef {
 }
 
 /// Where the role of a binding is looked for.
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+#[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
 pub enum RoleKind {
     /// In the namespace of the binding.
     Role,

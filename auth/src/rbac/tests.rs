@@ -653,7 +653,18 @@ proptest! {
             let wanted = ResourceAttributes { verb, group, resource, subresource, namespace, name };
             let allowed = matches!(policy.decide(&caller, &wanted), Decision::Allowed(_));
             prop_assert_eq!(allowed, line_by_line(&roles, &left, &caller, &wanted), "{:?}", wanted);
+            prop_assert_eq!(allowed, policy.allows(&caller, &wanted));
             prop_assert_eq!(allowed, policy.explain(&caller, &wanted).is_allowed());
+        }
+        // What nothing grants any more is forgotten, and all bindings share the reference to what they grant.
+        let granted: HashSet<_> = left.iter().map(|binding| &binding.role).collect();
+        prop_assert_eq!(policy.granted.iter().map(|role| &**role).collect::<HashSet<_>>(), granted);
+        for scope in policy.namespaces.values().chain([&policy.cluster]) {
+            let mentions = scope.users.values().chain(scope.groups.values()).flatten();
+            let roles = scope.bindings.values().map(|bound| &bound.role).chain(mentions.map(|mention| &mention.role));
+            for role in roles {
+                prop_assert!(policy.granted.get(role).is_some_and(|shared| Arc::ptr_eq(shared, role)));
+            }
         }
     }
 }
