@@ -1,11 +1,11 @@
 #!/usr/bin/env bash
 # Builds the server as a program that needs no library, as the Dockerfile does, for the test of the image: without the
-# optimisations of a release, which take minutes. It is kept as `static/wharf` beside cargo's other output.
+# optimisations of a release, which take minutes, and from the very libraries that the tests are built from, since only its
+# linking differs. It is kept as `static/wharf` beside cargo's other output.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
-host=$(rustc --version --verbose | sed -n 's/^host: //p')
 target="${CARGO_TARGET_DIR:-target}"
-RUSTFLAGS="-C target-feature=+crt-static" cargo build --quiet --locked --bin wharf --target "$host"
+cargo rustc --quiet --locked --bin wharf -- -C target-feature=+crt-static
 mkdir -p "$target/static"
-ln -f "$target/$host/debug/wharf" "$target/static/wharf"
+ln -f "$target/debug/wharf" "$target/static/wharf" # The next build has its own `debug/wharf` again.
