@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Builds the server as a program that needs no library, as the Dockerfile does, for the test of the image: without the
-# optimisations of a release, which take minutes, and from the very libraries that the tests are built from, since only its
-# linking differs. It is kept as `static/wharf` beside cargo's other output.
+# optimisations of a release, which take minutes, and from the libraries of a plain build, since only its linking differs.
+# It is kept as `static/wharf` beside cargo's other output.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 

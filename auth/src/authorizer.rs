@@ -91,14 +91,10 @@ impl Default for AnyUser {
 #[async_trait]
 impl Authorizer for AnyUser {
     async fn decide(&self, caller: &Identity, _: &ResourceAttributes<'_>) -> Result<Decision, AuthError> {
-        Ok(if is_somebody(caller) { Decision::Allowed(self.0.clone()) } else { Decision::Denied })
+        Ok(if caller.is_anonymous() { Decision::Denied } else { Decision::Allowed(self.0.clone()) })
     }
 
     async fn allows(&self, caller: &Identity, _: &ResourceAttributes<'_>) -> Result<bool, AuthError> {
-        Ok(is_somebody(caller))
+        Ok(!caller.is_anonymous())
     }
-}
-
-fn is_somebody(caller: &Identity) -> bool {
-    *caller != Identity::anonymous()
 }
