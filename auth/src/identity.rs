@@ -36,7 +36,7 @@ impl Identity {
         if identity.name == ANONYMOUS {
             identity.groups.push(UNAUTHENTICATED.to_owned());
         } else if let Some(account) = Account::of(&identity) {
-            let of_namespace = format!("system:serviceaccounts:{}", account.namespace);
+            let of_namespace = format!("system:serviceaccounts:{}", account.namespace());
             identity.groups = vec!["system:serviceaccounts".to_owned(), of_namespace];
         }
         identity.groups.extend(groups);

@@ -165,10 +165,8 @@ pub trait Accounts: fmt::Debug + Send + Sync + 'static {
 /// One service account. Its uid tells it from others that had its name before or will have it after.
 #[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
 pub struct Account<'a> {
-    /// Its namespace.
-    pub namespace: &'a str,
-    /// Its name.
-    pub name: &'a str,
+    /// Its namespace and its name, with a colon between them as in its user name.
+    pub full_name: &'a str,
     /// Its uid.
     pub uid: &'a str,
 }
@@ -178,8 +176,14 @@ impl<'a> Account<'a> {
 
     /// The account that `identity` is, if it is one.
     pub fn of(identity: &'a Identity) -> Option<Self> {
-        let (namespace, name) = identity.name.strip_prefix(Self::USER_PREFIX)?.split_once(':')?;
-        Some(Self { namespace, name, uid: identity.uid.as_deref().unwrap_or_default() })
+        let full_name = identity.name.strip_prefix(Self::USER_PREFIX)?;
+        let uid = identity.uid.as_deref().unwrap_or_default();
+        full_name.contains(':').then_some(Self { full_name, uid })
+    }
+
+    /// Its namespace.
+    pub fn namespace(&self) -> &'a str {
+        self.full_name.split(':').next().unwrap_or_default()
     }
 }
 

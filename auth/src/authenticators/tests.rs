@@ -1,6 +1,6 @@
 use std::collections::HashSet;
 use std::sync::Mutex;
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use async_trait::async_trait;
@@ -293,18 +293,13 @@ async fn nothing_is_remembered_beyond_a_change_of_the_files() {
 
 #[tokio::test(start_paused = true)]
 async fn nothing_is_remembered_beyond_the_end_of_a_credential() {
-    let now = Arc::new(AtomicU64::new(NOW));
-    let shown = Arc::clone(&now);
-    let clock = Clock::new(move || at(shown.load(Ordering::SeqCst)));
     let one = Scripted::new(Answer::Is(user("alice", &[]), Some(at(NOW + 3))));
-    let chain = Authenticators::new(&AuthenticatorOptions::default(), clock)
-        .unwrap()
-        .then(one.clone(), Attempts::Unlimited);
+    let chain = chain().then(one.clone(), Attempts::Unlimited);
     assert_eq!(chain.identify(&token("a"), HERE).await.unwrap().expires, Some(at(NOW + 3)));
     one.says(Answer::Rejected);
-    now.store(NOW + 2, Ordering::SeqCst);
+    tokio::time::advance(Duration::from_secs(2)).await;
     assert!(name(&chain, &token("a")).await.is_ok());
-    now.store(NOW + 3, Ordering::SeqCst);
+    tokio::time::advance(Duration::from_secs(1)).await;
     assert!(name(&chain, &token("a")).await.is_err());
 }
 

@@ -2,7 +2,7 @@
 
 use std::fmt;
 use std::sync::Arc;
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 
 use quick_cache::sync::{Cache, DefaultLifecycle, EntryAction, EntryResult, PlaceholderGuard};
 use quick_cache::{DefaultHashBuilder, UnitWeighter};
@@ -58,8 +58,6 @@ pub(super) struct Entry {
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Term {
     until: Instant,
-    /// When the credential ends, if it says so itself.
-    expires: Option<SystemTime>,
     /// How many times the files had changed before it was looked at.
     changes: u64,
 }
@@ -119,11 +117,20 @@ impl Verdicts {
         }
     }
 
-    /// The runtime's clock ends what is remembered, the wall's clock what says itself when it ends.
     pub(super) fn is_running(&self, term: &Term) -> bool {
-        Instant::now() < term.until
-            && term.expires.is_none_or(|expires| self.clock.now() < expires)
-            && term.changes == self.changes.count()
+        Instant::now() < term.until && term.changes == self.changes.count()
+    }
+
+    /// How long a verdict counts from now on. What says itself when it ends is not remembered beyond that: its end is by the wall's
+    /// clock, and what is left until then by the runtime's.
+    fn lifetime(&self, verdict: &Verdict) -> Duration {
+        match verdict {
+            Verdict::Known(known) => known.expires.map_or(self.known_for, |expires| {
+                self.known_for.min(expires.duration_since(self.clock.now()).unwrap_or_default())
+            }),
+            Verdict::Rejected(_) => self.rejected_for,
+            Verdict::Unavailable(_) => UNAVAILABLE_FOR,
+        }
     }
 
     pub(super) fn hash_of_header(&self, header: &[u8]) -> Hash {
@@ -153,12 +160,8 @@ impl fmt::Debug for Verdicts {
 
 impl Place<'_> {
     pub(super) fn remember(self, verdict: Verdict) -> Entry {
-        let (lifetime, expires) = match &verdict {
-            Verdict::Known(known) => (self.verdicts.known_for, known.expires),
-            Verdict::Rejected(_) => (self.verdicts.rejected_for, None),
-            Verdict::Unavailable(_) => (UNAVAILABLE_FOR, None),
-        };
-        let term = Term { until: Instant::now() + lifetime, expires, changes: self.changes };
+        let until = Instant::now() + self.verdicts.lifetime(&verdict);
+        let term = Term { until, changes: self.changes };
         let entry = Entry { verdict, term };
         // It fails when the entry was evicted meanwhile: then it is looked at again.
         let _ = self.guard.insert(entry.clone());

@@ -2,9 +2,10 @@
 
 use std::fmt;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, PoisonError, RwLock};
+use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 
+use crossbeam_utils::sync::ShardedLock;
 use tokio::time::Instant;
 
 /// Whether a cluster is heard of.
@@ -32,7 +33,7 @@ pub enum Lost {
 /// All that is watched in one cluster.
 #[derive(Debug)]
 pub(super) struct Contacts {
-    watched: RwLock<Vec<Arc<Pulse>>>,
+    watched: ShardedLock<Vec<Arc<Pulse>>>,
     outage: Duration,
 }
 
@@ -47,7 +48,7 @@ pub(super) struct Pulse {
 
 impl Contacts {
     pub(super) fn new(outage: Duration) -> Self {
-        Self { watched: RwLock::default(), outage }
+        Self { watched: ShardedLock::default(), outage }
     }
 
     pub(super) fn outage(&self) -> Duration {
@@ -67,9 +68,10 @@ impl Contacts {
 
     pub(super) fn contact(&self) -> Contact {
         let watched = self.watched.read().unwrap_or_else(PoisonError::into_inner);
+        let now = Instant::now();
         let mut contact = Contact::Current;
         for pulse in &*watched {
-            match pulse.silence() {
+            match pulse.silence(now) {
                 None => return Contact::Lost(Lost::Unread(pulse.kind)),
                 Some(silence) if silence > self.outage => return Contact::Lost(Lost::Silent(silence)),
                 Some(silence) if pulse.failing.load(Ordering::Relaxed) => contact = Contact::Silent(silence),
@@ -118,17 +120,17 @@ impl Pulse {
         }
     }
 
-    /// How long nothing has been heard; none if nothing ever was.
-    pub(super) fn silence(&self) -> Option<Duration> {
+    /// How long nothing has been heard `now`; none if nothing ever was.
+    pub(super) fn silence(&self, now: Instant) -> Option<Duration> {
         match self.heard.load(Ordering::Relaxed) {
             0 => None,
-            heard => Some(self.since.elapsed().saturating_sub(Duration::from_millis(heard))),
+            heard => Some((now - self.since).saturating_sub(Duration::from_millis(heard))),
         }
     }
 }
 
 impl fmt::Debug for Pulse {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(formatter, "Pulse({}, {:?})", self.kind, self.silence())
+        write!(formatter, "Pulse({}, {:?})", self.kind, self.silence(Instant::now()))
     }
 }

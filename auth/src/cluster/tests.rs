@@ -419,7 +419,7 @@ async fn an_account_is_the_one_with_its_uid() {
     script.has(ACCOUNTS, account("team", "builder", "1"));
     let cluster = script.cluster();
     let (accounts, watching) = WatchedAccounts::watch(&cluster);
-    let standing = |uid| accounts.standing(&Account { namespace: "team", name: "builder", uid });
+    let standing = |uid| accounts.standing(&Account { full_name: "team:builder", uid });
     assert_eq!(standing("1"), Standing::Unknown);
     let _running = running([&watching]);
     until(async || standing("1") == Standing::Current).await;
@@ -438,6 +438,8 @@ async fn an_account_is_the_one_with_its_uid() {
     script.goes_away();
     until(async || cluster.contact() != Contact::Current).await;
     assert_eq!(["1", "2", "3"].map(standing), [Standing::Gone; 3]);
+    let made_again = accounts.standing(&Account { full_name: "team:other", uid: "5" });
+    assert_eq!(made_again, Standing::Unknown, "it may have been, since");
     assert_eq!(standing("5"), Standing::Unknown);
 }
 
@@ -478,7 +480,7 @@ async fn an_account_that_is_not_heard_of_yet_is_asked_about_and_one_that_went_is
     assert!(show().await.is_ok());
 
     // Whatever the API server remembers of the token.
-    let robot = Account { namespace: "team", name: "robot", uid: "7" };
+    let robot = Account { full_name: "team:robot", uid: "7" };
     script.tells(ACCOUNTS, "ADDED", account("team", "robot", "7"));
     until(async || accounts.standing(&robot) == Standing::Current).await;
     assert!(show().await.is_ok());
@@ -882,7 +884,7 @@ async fn a_new_account_goes_on_with_what_the_registry_gave_it_and_one_that_went_
     replicas.script.says(robot_of_audience("registry"));
     let given = replicas.log_in(&registry, &token_of_pod()).await;
     used(&registry, &given).await.expect("it is new");
-    let robot = Account { namespace: "team", name: "robot", uid: "7" };
+    let robot = Account { full_name: "team:robot", uid: "7" };
     for (event, standing) in [("ADDED", Standing::Current), ("DELETED", Standing::Gone)] {
         replicas.script.tells(ACCOUNTS, event, account("team", "robot", "7"));
         until(async || accounts.standing(&robot) == standing).await;
@@ -1059,7 +1061,7 @@ async fn an_account_whose_token_was_good_today_is_known_when_the_api_server_fall
     script.says(json!({ "authenticated": false }));
     assert_eq!(show(&revoked).await, "rejected");
     script.tells(ACCOUNTS, "DELETED", account("team", "deleted", "8"));
-    let of_deleted = Account { namespace: "team", name: "deleted", uid: "8" };
+    let of_deleted = Account { full_name: "team:deleted", uid: "8" };
     until(async || accounts.standing(&of_deleted) == Standing::Gone).await;
     let asked = script.asked().len();
     assert_eq!(show(&deleted).await, "rejected");

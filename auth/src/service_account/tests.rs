@@ -588,9 +588,9 @@ async fn a_token_may_be_the_password_of_any_user() {
 fn whose_account_an_identity_is_has_one_answer() {
     let of = |name: &str| {
         let identity = Identity { name: name.to_owned(), ..Identity::default() };
-        Account::of(&identity).map(|account| (account.namespace.to_owned(), account.name.to_owned()))
+        Account::of(&identity).map(|account| (account.namespace().to_owned(), account.full_name.to_owned()))
     };
-    assert_eq!(of("system:serviceaccount:a:b"), Some(("a".to_owned(), "b".to_owned())));
+    assert_eq!(of("system:serviceaccount:a:b"), Some(("a".to_owned(), "a:b".to_owned())));
     assert_eq!(of("system:serviceaccount:a"), None);
     assert_eq!(of("system:serviceaccounts:a:b"), None);
     assert_eq!(of("alice"), None);

@@ -1,8 +1,9 @@
 //! The service accounts that a cluster has, by their names and uids.
 
 use std::collections::HashMap;
-use std::sync::{Arc, PoisonError, RwLock};
+use std::sync::{Arc, PoisonError};
 
+use crossbeam_utils::sync::ShardedLock;
 use k8s_openapi::api::core::v1::ServiceAccount;
 use kube::core::PartialObjectMeta;
 use quick_cache::sync::Cache;
@@ -23,18 +24,18 @@ pub struct WatchedAccounts {
 
 #[derive(Debug)]
 struct Heard {
-    uids: RwLock<Uids>,
+    uids: ShardedLock<Uids>,
     /// The uids of accounts that went. None comes back; and the API server itself may take some seconds to forget their tokens.
     gone: Cache<Box<str>, ()>,
 }
 
-/// The uid of each account, by namespace and name as one text.
+/// The uid of each account, by its full name.
 type Uids = HashMap<Box<str>, Box<str>>;
 
 impl WatchedAccounts {
     /// The accounts of `cluster`, and what keeps them current.
     pub fn watch(cluster: &Cluster) -> (Self, Upkeep) {
-        let heard = Arc::new(Heard { uids: RwLock::default(), gone: Cache::new(REMEMBERED_GONE) });
+        let heard = Arc::new(Heard { uids: ShardedLock::default(), gone: Cache::new(REMEMBERED_GONE) });
         let upkeep = cluster.watch("service accounts", Hearing(Arc::clone(&heard)));
         (Self { cluster: cluster.clone(), heard }, upkeep)
     }
@@ -43,15 +44,13 @@ impl WatchedAccounts {
 impl Accounts for WatchedAccounts {
     fn standing(&self, account: &Account<'_>) -> Standing {
         let uids = self.heard.uids.read().unwrap_or_else(PoisonError::into_inner);
-        let uid = uids.get(key(account.namespace, account.name).as_str());
+        let uid = uids.get(account.full_name);
         match (self.cluster.contact(), uid) {
             (Contact::Current | Contact::Silent(_), Some(uid)) if **uid == *account.uid => Standing::Current,
             _ if self.heard.gone.get(account.uid).is_some() => Standing::Gone,
-            (Contact::Lost(_), _) => Standing::Unknown,
             (Contact::Current, _) => Standing::Unheard,
-            (Contact::Silent(_), Some(_)) => Standing::Gone,
-            // It may have come since.
-            (Contact::Silent(_), None) => Standing::Unknown,
+            // It may have come since it was heard of, or made again.
+            (Contact::Silent(_) | Contact::Lost(_), _) => Standing::Unknown,
         }
     }
 }
@@ -81,7 +80,8 @@ impl Listener for Hearing {
     fn read(object: Self::Object) -> Self::Item {
         let text = |text: Option<String>| text.unwrap_or_default();
         let metadata = object.metadata;
-        (key(&text(metadata.namespace), &text(metadata.name)).into(), text(metadata.uid).into())
+        let full_name = format!("{}:{}", text(metadata.namespace), text(metadata.name));
+        (full_name.into(), text(metadata.uid).into())
     }
 
     fn all(&mut self, items: Vec<Self::Item>) {
@@ -104,9 +104,4 @@ impl Listener for Hearing {
         self.note_gone([uid]);
         self.change(|uids| uids.remove(&name));
     }
-}
-
-/// Neither part has a slash.
-fn key(namespace: &str, name: &str) -> String {
-    format!("{namespace}/{name}")
 }
