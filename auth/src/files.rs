@@ -199,6 +199,8 @@ impl<T> fmt::Debug for File<T> {
 }
 
 fn parsed<T>(path: &Path, parse: Parse<T>, contents: &[u8]) -> Result<T, FileError> {
+    // What is said meanwhile is about that file.
+    let _about = tracing::warn_span!("file", path = %path.display()).entered();
     parse(contents).map_err(|problem| FileError::Refused { path: path.to_owned(), problem })
 }
 
@@ -215,7 +217,7 @@ fn read(path: &Path) -> Result<Vec<u8>, FileError> {
 }
 
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
     use super::*;
 
     fn number(contents: &[u8]) -> Result<u32, String> {
@@ -267,10 +269,10 @@ mod tests {
 
     /// Counts what is said.
     #[derive(Clone, Default)]
-    struct Said(Arc<std::sync::atomic::AtomicUsize>);
+    pub(crate) struct Said(Arc<std::sync::atomic::AtomicUsize>);
 
     impl Said {
-        fn count(&self) -> usize {
+        pub(crate) fn count(&self) -> usize {
             self.0.load(std::sync::atomic::Ordering::SeqCst)
         }
     }

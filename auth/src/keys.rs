@@ -6,6 +6,7 @@
 mod fetched;
 mod published;
 
+use std::ops::RangeInclusive;
 use std::path::Path;
 use std::sync::Arc;
 
@@ -20,6 +21,10 @@ use base64::Engine as _;
 use base64::prelude::BASE64_URL_SAFE_NO_PAD;
 use rustls_pki_types::pem::{self, SectionKind};
 use serde::Deserialize;
+use x509_parser::oid_registry::{OID_EC_P256, OID_NIST_EC_P384, OID_NIST_EC_P521};
+use x509_parser::prelude::FromDer;
+use x509_parser::public_key::PublicKey as AnyKey;
+use x509_parser::x509::SubjectPublicKeyInfo;
 
 use self::fetched::FetchedKeys;
 use crate::AuthenticationError;
@@ -27,6 +32,12 @@ use crate::files::{FileError, Files, Watched};
 
 pub use self::fetched::FetchKeys;
 pub use self::published::{PublishedKeys, PublishedKeysError};
+
+/// How long an RSA key may be.
+const RSA_BITS: RangeInclusive<usize> = 2048..=8192;
+
+/// What messages call the keys that are good here.
+const OUR_KINDS: &str = "RSA of 2048 to 8192 bits, P-256, P-384 or P-521";
 
 /// The keys of one issuer.
 #[derive(Debug)]
@@ -39,8 +50,8 @@ enum Source {
 }
 
 impl KeySet {
-    /// Reads keys from files, each of them public keys in PEM or a JSON Web Key Set, and again when they change. Blocks:
-    /// this is for the start.
+    /// Reads keys from files, each of them public keys in PEM or a JSON Web Key Set, and again when they change. Keys
+    /// of other kinds are skipped. Blocks: this is for the start.
     ///
     /// # Errors
     /// When a file cannot be read, or has no key in it that can be used.
@@ -202,19 +213,19 @@ fn parse(contents: &[u8]) -> Result<Vec<Arc<PublicKey>>, String> {
     }
 }
 
+/// As the API server reads such a file: a key of another kind never spoils the others, which may be newer.
 fn parse_pem(mut contents: &[u8]) -> Result<Vec<Arc<PublicKey>>, String> {
-    let mut keys = Vec::new();
+    let (mut keys, mut skipped) = (Vec::new(), 0);
     while let Some((kind, der)) = pem::from_buf(&mut contents).map_err(|_| "it is not PEM".to_owned())? {
         match kind {
-            SectionKind::PublicKey => {
-                let key = PublicKey::from_der(&der).ok_or_else(|| {
-                    let number = keys.len() + 1;
-                    format!(
-                        "its public key number {number} is not RSA of 2048 to 8192 bits, P-256, P-384 or P-521"
-                    )
-                })?;
-                keys.push(Arc::new(key));
-            }
+            SectionKind::PublicKey => match PublicKey::from_der(&der) {
+                Some(key) => keys.push(Arc::new(key)),
+                None if is_of_another_kind(&der) => skipped += 1,
+                None => {
+                    let number = keys.len() + skipped + 1;
+                    return Err(format!("its public key number {number} cannot be read"));
+                }
+            },
             SectionKind::RsaPrivateKey | SectionKind::PrivateKey | SectionKind::EcPrivateKey => {
                 return Err(
                     "it has a private key, which belongs with the API server alone; give the public one \
@@ -229,10 +240,28 @@ fn parse_pem(mut contents: &[u8]) -> Result<Vec<Arc<PublicKey>>, String> {
             }
         }
     }
-    if keys.is_empty() {
-        return Err("it has no `PUBLIC KEY` in PEM and is no JSON Web Key Set".to_owned());
+    match (keys.is_empty(), skipped) {
+        (true, 0) => return Err("it has no `PUBLIC KEY` in PEM and is no JSON Web Key Set".to_owned()),
+        (true, _) => return Err(format!("none of its public keys is {OUR_KINDS}")),
+        (false, 0) => {}
+        (false, _) => tracing::warn!(skipped, "public keys that are not {OUR_KINDS} are skipped"),
     }
     Ok(keys)
+}
+
+/// Whether it is a whole key, and one of another algorithm, curve or length than those of ours.
+fn is_of_another_kind(der: &[u8]) -> bool {
+    let Ok(([], key)) = SubjectPublicKeyInfo::from_der(der) else { return false };
+    match key.parsed() {
+        Ok(AnyKey::RSA(rsa)) => !RSA_BITS.contains(&rsa.key_size()),
+        Ok(AnyKey::EC(_)) => {
+            let curve = key.algorithm.parameters.as_ref().and_then(|curve| curve.as_oid().ok());
+            let ours = [OID_EC_P256, OID_NIST_EC_P384, OID_NIST_EC_P521];
+            curve.is_none_or(|curve| !ours.contains(&curve))
+        }
+        Ok(_) => true,
+        Err(_) => false,
+    }
 }
 
 /// One entry that is not understood never spoils the others: Kubernetes adds kinds of keys.
@@ -253,7 +282,7 @@ fn parse_jwks(contents: &[u8]) -> Result<Vec<Arc<PublicKey>>, String> {
 
 /// Shorter keys would load, and then never verify anything.
 fn is_long_enough(der: &[u8]) -> bool {
-    PublicEncryptingKey::from_der(der).is_ok_and(|key| (2048..=8192).contains(&key.key_size_bits()))
+    PublicEncryptingKey::from_der(der).is_ok_and(|key| RSA_BITS.contains(&key.key_size_bits()))
 }
 
 #[cfg(test)]

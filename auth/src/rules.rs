@@ -6,6 +6,19 @@ use std::fmt;
 
 use crate::ResourceAttributes;
 
+/// The resources that a registry knows. OpenShift's `imagestreams/secrets` are Secrets of the namespace.
+const OF_REGISTRIES: [&str; 9] = [
+    "images",
+    "imagesignatures",
+    "imagestreamimages",
+    "imagestreammappings",
+    "imagestreams",
+    "imagestreams/layers",
+    "imagestreams/status",
+    "imagestreamtags",
+    "imagetags",
+];
+
 /// One rule of a role: a list of what it covers for each part of an act, all of which an act must meet.
 #[derive(Clone, Debug, Default, Eq, PartialEq)]
 pub struct PolicyRule {
@@ -41,12 +54,23 @@ impl PolicyRule {
         self.resource_names.is_empty() || self.resource_names.iter().any(|name| name == wanted.name)
     }
 
-    /// Tells roughly how much the rule allows, so that of two roles the lesser can be advised.
+    /// Tells whether the rule is about what image registries know, and about nothing else. One without resources is
+    /// about URLs.
+    pub(crate) fn concerns_registries_alone(&self) -> bool {
+        !self.resources.is_empty()
+            && self.api_groups.iter().all(|group| matches!(group.as_str(), "" | "image.openshift.io"))
+            && self.resources.iter().all(|resource| OF_REGISTRIES.contains(&resource.as_str()))
+    }
+
+    /// Tells whether the rule allows all of something, whatever there may be.
+    pub(crate) fn has_wildcard(&self) -> bool {
+        let lists = [&self.verbs, &self.api_groups, &self.resources];
+        lists.into_iter().flatten().any(|entry| entry.starts_with('*'))
+    }
+
+    /// Tells roughly how much the rule allows, unless it has a wildcard, so that the lesser role can be advised.
     pub(crate) fn breadth(&self) -> usize {
-        let of = |list: &[String]| -> usize {
-            list.iter().map(|entry| if entry.starts_with('*') { 1000 } else { 1 }).sum()
-        };
-        of(&self.verbs).saturating_mul(of(&self.api_groups)).saturating_mul(of(&self.resources))
+        self.verbs.len().saturating_mul(self.api_groups.len()).saturating_mul(self.resources.len())
     }
 }
 

@@ -11,7 +11,7 @@ use std::sync::Arc;
 
 use anyhow::{Context, bail};
 use auth::bindings::{Folder, WatchedBindings, is_restricted, load};
-use auth::rbac::{Policy, Rbac, Remedy};
+use auth::rbac::{OneLine, Policy, Rbac, Remedy};
 use auth::{
     AccessReviews, AnyUser, Authorizer, Cluster, Credential, Decision, Everyone, Identity,
     ResourceAttributes, Secret,
@@ -98,8 +98,8 @@ pub async fn can_i(question: Question, config: &Config) -> anyhow::Result<ExitCo
 
     let mut output = io::stdout().lock();
     let (answer, may) = if allowed { ("yes", "may") } else { ("no", "may not") };
-    writeln!(output, "{answer}: {} {may} {act}", caller.name)?;
-    writeln!(output, "  their groups: {}", caller.groups.join(", "))?;
+    writeln!(output, "{answer}: {} {may} {act}", OneLine(&caller.name))?;
+    writeln!(output, "  their groups: {}", OneLine(&caller.groups.join(", ")))?;
     if let Some(obstacle) = obstacle {
         writeln!(output, "  nobody may: {obstacle}")?;
     }
@@ -280,9 +280,9 @@ fn explain(policy: &Policy, caller: &Identity, act: &Act, help: impl FnOnce(Reme
     missing.push('\n');
     missing += &match policy.remedy(caller, &act.first_of_each_need()) {
         Some(remedy) => help(remedy),
-        None => {
-            "No role gives all of that: apply deploy/rbac/roles.yaml or write one, and bind it.\n".to_owned()
-        }
+        None => "No role for image registries gives all of that: apply deploy/rbac/roles.yaml or write one, \
+                 and bind it.\n"
+            .to_owned(),
     };
     Reasons { allowed: false, text: missing }
 }
@@ -294,7 +294,7 @@ async fn ask(reviews: &AccessReviews, caller: &Identity, act: &Act) -> anyhow::R
         let mut because = None;
         for right in alternatives.iter().flat_map(|right| rights::in_each_group(*right)) {
             if let Decision::Allowed(by) = reviews.decide(caller, &right).await? {
-                because = Some(format!("\nThey can {right}:\n{}", indented(&by)));
+                because = Some(format!("\nThey can {right}:\n{}", indented(&OneLine(&by).to_string())));
                 break;
             }
         }

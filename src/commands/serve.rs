@@ -14,7 +14,8 @@ use storage::backend::count::Counters;
 use storage::backend::volume::{Access, Durability, Volume, VolumeOptions};
 use storage::{Purge, Registry, RegistryOptions};
 use tokio::signal::unix::{SignalKind, signal};
-use tokio::time::Instant;
+use tokio::sync::oneshot;
+use tokio::time::{Instant, timeout};
 
 use crate::access::Gate;
 use crate::api::location::Urls;
@@ -35,7 +36,7 @@ use crate::traces::{self, Traced};
 /// How long changes that are under way may take once all connections are gone. It is a matter of milliseconds, unless the store hangs.
 const LAST_CHANGES: Duration = Duration::from_secs(3);
 
-/// Serves what `config` says until SIGTERM or SIGINT, then finishes what is under way.
+/// Serves what `config` says until SIGTERM or SIGINT, then finishes what is under way. Another signal cuts that off.
 ///
 /// # Errors
 /// When the store or an address cannot be used. Once it listens it does not fail.
@@ -130,7 +131,8 @@ pub async fn serve(config: Config) -> anyhow::Result<()> {
         logging::flush(); // What to do next comes last.
         greet(&server, &config)?;
     }
-    let told_to_stop = async move {
+    let (stop, stopped) = oneshot::channel::<()>();
+    let told_twice_to_stop = async move {
         let (name, delay) = tokio::select! {
             _ = terminate.recv() => ("SIGTERM", config.http.drain_delay),
             // Somebody at a terminal waits for it.
@@ -138,13 +140,25 @@ pub async fn serve(config: Config) -> anyhow::Result<()> {
         };
         readiness.stops();
         tracing::info!(signal = name, "stopping");
-        tokio::select! {
-            () = tokio::time::sleep(delay) => {}
-            _ = terminate.recv() => {}
-            _ = interrupt.recv() => {}
+        let mut told_again = async || {
+            tokio::select! {
+                _ = terminate.recv() => {}
+                _ = interrupt.recv() => {}
+            }
+        };
+        if !delay.is_zero() {
+            // Whoever says it again does not want to wait.
+            let _ = timeout(delay, told_again()).await;
         }
+        let _ = stop.send(()); // It fails only when the server is gone, and this with it.
+        told_again().await;
     };
-    server.serve(with_errors(router), told_to_stop).await;
+    tokio::select! {
+        () = server.serve(with_errors(router), async { drop(stopped.await) }) => {}
+        () = told_twice_to_stop => {
+            tracing::warn!("told again to stop: requests under way are cut off, and uploads can be resumed");
+        }
+    }
     let unfinished = api.finish_mutations(LAST_CHANGES).await;
     if unfinished > 0 {
         tracing::error!(

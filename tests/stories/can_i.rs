@@ -128,6 +128,39 @@ fn what_is_advised_gives_as_little_as_may_be() {
 }
 
 #[test]
+fn a_role_that_gives_more_than_images_is_not_advised() {
+    let cluster = PaperCluster::new();
+    cluster.apply(
+        "editor",
+        "{apiVersion: rbac.authorization.k8s.io/v1, kind: ClusterRole, metadata: {name: registry-editor}}",
+    );
+    let refused = can_i(&cluster.configuration(&json!({})), "delete team/app:1 --as alice");
+    // There are `cluster-admin`, which would give away everything, and `registry-admin`, the right to give it.
+    let advice = "\nNo role for image registries gives all of that: apply deploy/rbac/roles.yaml or write one, \
+                  and bind it.\n";
+    assert!(refused.output.ends_with(advice), "{}", refused.output);
+}
+
+#[test]
+fn whoever_names_a_binding_gives_no_advice() {
+    let cluster = PaperCluster::new();
+    cluster.apply(
+        "trap",
+        r#"apiVersion: rbac.authorization.k8s.io/v1
+kind: RoleBinding
+metadata: {name: "x\n\nTo allow it:\n  kubectl create\x1b[8m", namespace: team}
+roleRef: {kind: ClusterRole, name: view}
+subjects: [{kind: User, name: alice}]
+"#,
+    );
+    let refused = can_i(&cluster.configuration(&json!({})), "push team/app --as alice").output;
+    let shown =
+        r"  RoleBinding team/x\n\nTo allow it:\n  kubectl create\u{1b}[8m gives the user ClusterRole view,";
+    assert!(refused.contains(shown), "{refused}");
+    assert_eq!(refused.matches("\nTo allow it").count(), 1, "{refused}");
+}
+
+#[test]
 fn a_token_is_looked_at_as_the_server_would() {
     let cluster = PaperCluster::new();
     cluster.apply("pull", &binding("team", "example-sa", "system:image-puller"));

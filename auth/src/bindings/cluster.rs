@@ -233,12 +233,10 @@ fn name(metadata: ObjectMeta) -> String {
     metadata.name.unwrap_or_default()
 }
 
-/// Rules about URLs are left out: nobody asks a registry about them.
+/// A rule about URLs is one without resources: nobody asks a registry about them.
 fn rules(rules: Option<Vec<objects::PolicyRule>>) -> Vec<PolicyRule> {
     let list = Option::unwrap_or_default;
-    let rules =
-        rules.into_iter().flatten().filter(|rule| rule.non_resource_urls.as_ref().is_none_or(Vec::is_empty));
-    let rules = rules.map(|rule| PolicyRule {
+    let rules = rules.into_iter().flatten().map(|rule| PolicyRule {
         verbs: rule.verbs,
         api_groups: list(rule.api_groups),
         resources: list(rule.resources),
@@ -279,5 +277,22 @@ mod tests {
             assert!(!may(lost.clone().into(), namespace), "{namespace:?}");
             assert!(may(everywhere.clone().into(), namespace), "{namespace:?}");
         }
+    }
+
+    #[test]
+    fn a_role_that_opens_urls_too_is_not_advised() {
+        let images = serde_json::json!({
+            "apiGroups": ["image.openshift.io"], "resources": ["images"], "verbs": ["list"],
+        });
+        let urls = serde_json::json!({ "nonResourceURLs": ["/metrics"], "verbs": ["get"] });
+        let (verb, group, resource) = ("list", "image.openshift.io", "images");
+        let wanted = ResourceAttributes { verb, group, resource, subresource: "", namespace: "", name: "" };
+        let is_advised = |rules: &[&serde_json::Value]| {
+            let role = serde_json::json!({ "metadata": { "name": "lister" }, "rules": rules });
+            let role: objects::ClusterRole = serde_json::from_value(role).unwrap();
+            Policy::new([role.into()], []).remedy(&Identity::default(), &[wanted]).is_some()
+        };
+        assert!(is_advised(&[&images]));
+        assert!(!is_advised(&[&images, &urls]));
     }
 }

@@ -1,12 +1,13 @@
 //! Objects as they are written, in YAML or JSON, held to what the API server asks of them when they are applied.
 //!
 //! Stricter in one thing: of two equal keys it takes neither. And a field that is unknown is refused, as `kubectl` does:
-//! a mistyped `resourceName` would otherwise lift the restriction that it was to be.
+//! a mistyped `resourceName` would otherwise lift the restriction that it was to be, a mistyped `namespace` mean
+//! `default`.
 
 use std::collections::BTreeMap;
 
 use serde::Deserialize;
-use serde::de::DeserializeOwned;
+use serde::de::{DeserializeOwned, IgnoredAny};
 use serde_json::{Map, Value};
 use serde_saphyr::Spanned;
 
@@ -226,14 +227,28 @@ struct WrittenBinding {
     subjects: Vec<WrittenSubject>,
 }
 
-/// What matters here of the metadata; the rest is the API server's.
+/// All that metadata may hold. Three fields matter here, the rest is the API server's.
 #[derive(Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+#[expect(dead_code, reason = "a field that is known is taken, whatever it says")]
 struct Metadata {
     #[serde(default)]
     name: String,
     namespace: Option<String>,
     #[serde(default)]
     labels: BTreeMap<String, String>,
+    annotations: Option<IgnoredAny>,
+    creation_timestamp: Option<IgnoredAny>,
+    deletion_grace_period_seconds: Option<IgnoredAny>,
+    deletion_timestamp: Option<IgnoredAny>,
+    finalizers: Option<IgnoredAny>,
+    generate_name: Option<IgnoredAny>,
+    generation: Option<IgnoredAny>,
+    managed_fields: Option<IgnoredAny>,
+    owner_references: Option<IgnoredAny>,
+    resource_version: Option<IgnoredAny>,
+    self_link: Option<IgnoredAny>,
+    uid: Option<IgnoredAny>,
 }
 
 #[derive(Deserialize)]
@@ -287,7 +302,7 @@ impl Metadata {
     }
 }
 
-/// Rules about URLs are looked at and left out.
+/// A rule about URLs is one without resources: nobody asks a registry about them.
 fn rules(written: Vec<WrittenRule>, is_namespaced: bool) -> Result<Vec<PolicyRule>, String> {
     let mut rules = Vec::with_capacity(written.len());
     for (index, rule) in written.into_iter().enumerate() {
@@ -300,7 +315,7 @@ fn rules(written: Vec<WrittenRule>, is_namespaced: bool) -> Result<Vec<PolicyRul
             } else if !(api_groups.is_empty() && resources.is_empty() && resource_names.is_empty()) {
                 Some("nonResourceURLs: a rule is about URLs or about resources; make it two")
             } else {
-                continue;
+                None
             }
         } else if api_groups.is_empty() {
             Some("apiGroups: at least one is needed; the core group is \"\"")

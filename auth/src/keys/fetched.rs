@@ -1,7 +1,8 @@
 //! Keys that are published somewhere: fetched when needed, by one at a time, and never more than once a second.
 //!
 //! Whoever may show a token may name keys that do not exist. That costs the publisher one request a second at most, costs
-//! memory never, and no answer or failure drops keys that are known until others have taken their place.
+//! memory never, and no answer or failure drops keys that are known until others have taken their place. Those that
+//! are old count only while nobody could be asked whether they still do.
 
 use std::fmt;
 use std::sync::{Arc, PoisonError, RwLock};
@@ -22,6 +23,9 @@ const MAX_AGE: Duration = Duration::from_secs(300);
 
 /// How long a fetch may take.
 const FETCH_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// How long whoever shows a key that is known waits for others to be fetched when that failed the last time.
+const SOON: Duration = Duration::from_secs(1);
 
 pub(super) type BoxError = Box<dyn std::error::Error + Send + Sync>;
 
@@ -77,6 +81,14 @@ struct Known {
     keys: Arc<Vec<Arc<PublicKey>>>,
     /// When the fetch that brought them began.
     since: Option<Instant>,
+    /// Whether the last fetch failed.
+    are_doubtful: bool,
+}
+
+impl Known {
+    fn are_old(&self) -> bool {
+        self.since.is_none_or(|since| since.elapsed() >= MAX_AGE)
+    }
 }
 
 impl FetchedKeys {
@@ -90,20 +102,22 @@ impl FetchedKeys {
     ) -> Result<Vec<Arc<PublicKey>>, AuthenticationError> {
         let known = self.0.known();
         let found = matching(&known.keys, key_id);
-        if !found.is_empty() {
-            let is_old = known.since.is_none_or(|since| since.elapsed() >= MAX_AGE);
-            if is_old && self.0.may_fetch() {
-                tokio::spawn(Arc::clone(&self.0).refresh());
-            }
+        // What is old is asked for first. If that failed, it counts until somebody may try again, who alone waits then.
+        if !found.is_empty() && (!known.are_old() || known.are_doubtful && !self.0.may_fetch()) {
             return Ok(found);
         }
+        let patience = if known.are_doubtful && !found.is_empty() { SOON } else { Duration::MAX };
         // A task of its own: whoever hangs up while waiting must not take the answer from the others.
-        let outcome = tokio::spawn(Arc::clone(&self.0).refresh()).await;
+        let refresh = tokio::spawn(Arc::clone(&self.0).refresh());
+        let outcome = tokio::time::timeout(patience, refresh).await;
         let found = matching(&self.0.known().keys, key_id);
+        if !found.is_empty() {
+            return Ok(found);
+        }
         match outcome {
-            Ok(Err(error)) if found.is_empty() => Err(AuthenticationError::Unavailable(error.into())),
-            Err(aborted) => Err(AuthenticationError::Unavailable(aborted.into())),
-            Ok(_) => Ok(found),
+            Ok(Ok(Ok(()))) | Err(_) => Ok(found),
+            Ok(Ok(Err(error))) => Err(AuthenticationError::Unavailable(error.into())),
+            Ok(Err(aborted)) => Err(AuthenticationError::Unavailable(aborted.into())),
         }
     }
 }
@@ -113,8 +127,7 @@ impl Shared {
         self.known.read().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    /// Whether nobody is fetching, or did within the last second. Otherwise each who shows a known key while an answer is awaited
-    /// would leave a task behind that awaits it too.
+    /// Whether nobody is fetching, or did within the last second.
     fn may_fetch(&self) -> bool {
         let last = self.last.try_lock();
         last.is_ok_and(|last| last.as_ref().is_none_or(Fetch::is_long_ago))
@@ -132,6 +145,7 @@ impl Shared {
         let began = Instant::now();
         let outcome = self.fetch_once(began).await.map_err(Arc::new);
         if let Err(error) = &outcome {
+            self.known.write().unwrap_or_else(PoisonError::into_inner).are_doubtful = true;
             let error = &**error as &dyn std::error::Error;
             tracing::warn!(error, "keys not fetched: those that are known stay");
         }
@@ -143,7 +157,7 @@ impl Shared {
         let fetched = tokio::time::timeout(FETCH_TIMEOUT, self.fetch.fetch()).await;
         let document = fetched.map_err(|_| FetchError::TimedOut)?.map_err(FetchError::Failed)?;
         let keys = Arc::new(parse_jwks(&document).map_err(FetchError::Wrong)?);
-        let known = Known { keys, since: Some(began) };
+        let known = Known { keys, since: Some(began), are_doubtful: false };
         *self.known.write().unwrap_or_else(PoisonError::into_inner) = known;
         Ok(())
     }
@@ -151,7 +165,9 @@ impl Shared {
 
 #[cfg(test)]
 mod tests {
-    use std::sync::atomic::{AtomicUsize, Ordering};
+    use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+
+    use tokio::runtime::Handle;
 
     use super::*;
     use crate::keys::tests::TestKey;
@@ -160,6 +176,7 @@ mod tests {
     #[derive(Debug, Default)]
     struct Publisher {
         document: RwLock<Option<String>>,
+        hangs: AtomicBool,
         asked: AtomicUsize,
     }
 
@@ -183,6 +200,9 @@ mod tests {
     impl FetchKeys for Publisher {
         async fn fetch(&self) -> Result<Vec<u8>, BoxError> {
             self.asked.fetch_add(1, Ordering::SeqCst);
+            if self.hangs.load(Ordering::SeqCst) {
+                std::future::pending::<()>().await;
+            }
             tokio::time::sleep(Duration::from_millis(100)).await;
             let document = self.document.read().unwrap().clone();
             Ok(document.ok_or("connection refused")?.into_bytes())
@@ -266,27 +286,44 @@ mod tests {
         assert_eq!(found(&keys, &old.id()).await.unwrap(), 1);
         publisher.publish(&[&new]);
         tokio::time::advance(MAX_AGE).await;
-        // This one is still answered from memory, and starts the fetch.
-        assert_eq!(found(&keys, &old.id()).await.unwrap(), 1);
-        tokio::time::sleep(FETCH_INTERVAL).await;
         assert_eq!(found(&keys, &old.id()).await.unwrap(), 0);
-        assert_eq!(publisher.asked(), 3);
+        assert_eq!(publisher.asked(), 2);
     }
 
     #[tokio::test(start_paused = true)]
-    async fn whoever_shows_a_known_key_leaves_nothing_behind_while_others_are_awaited() {
-        let key = TestKey::p256();
+    async fn old_keys_count_while_their_publisher_is_away_and_hold_up_one_request_at_a_time() {
+        let (old, new) = (TestKey::p256(), TestKey::p384());
         let publisher = Arc::new(Publisher::default());
-        publisher.publish(&[&key]);
+        publisher.publish(&[&old]);
         let keys = FetchedKeys::new(publisher.clone());
-        assert_eq!(found(&keys, &key.id()).await.unwrap(), 1);
+        assert_eq!(found(&keys, &old.id()).await.unwrap(), 1);
+        publisher.vanish();
         tokio::time::advance(MAX_AGE).await;
-        assert_eq!(found(&keys, &key.id()).await.unwrap(), 1);
-        tokio::task::yield_now().await;
-        for _ in 0..100 {
-            assert_eq!(found(&keys, &key.id()).await.unwrap(), 1);
-        }
-        assert_eq!(tokio::runtime::Handle::current().metrics().num_alive_tasks(), 1);
+        let at_once = async || {
+            let began = Instant::now();
+            for _ in 0..100 {
+                assert_eq!(found(&keys, &old.id()).await.unwrap(), 1);
+            }
+            assert_eq!(began.elapsed(), Duration::ZERO);
+        };
+        assert_eq!(found(&keys, &old.id()).await.unwrap(), 1);
+        at_once().await;
+        assert_eq!(publisher.asked(), 2);
+
+        // It hangs: who asks next waits for a moment, and nobody else while it does; one task is left behind.
+        publisher.hangs.store(true, Ordering::SeqCst);
+        tokio::time::advance(FETCH_INTERVAL).await;
+        let began = Instant::now();
+        assert_eq!(found(&keys, &old.id()).await.unwrap(), 1);
+        assert!((SOON..SOON * 2).contains(&began.elapsed()), "{:?}", began.elapsed());
+        at_once().await;
+        assert_eq!((publisher.asked(), Handle::current().metrics().num_alive_tasks()), (3, 1));
+
+        // It is back, and says that the key is not.
+        publisher.hangs.store(false, Ordering::SeqCst);
+        publisher.publish(&[&new]);
+        tokio::time::sleep(FETCH_TIMEOUT).await;
+        assert_eq!(found(&keys, &old.id()).await.unwrap(), 0);
     }
 
     #[tokio::test(start_paused = true)]

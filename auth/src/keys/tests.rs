@@ -10,6 +10,7 @@ use serde_json::{Value, json};
 
 use super::*;
 use crate::compact_token::CompactToken;
+use crate::files::tests::Said;
 
 /// A pair of keys that signs tokens as an API server would, or as somebody would who should not.
 pub(crate) struct TestKey {
@@ -60,9 +61,7 @@ impl TestKey {
     }
 
     pub(crate) fn pem(&self) -> String {
-        let body = base64::prelude::BASE64_STANDARD.encode(self.der());
-        let lines: Vec<_> = body.as_bytes().chunks(64).map(|line| str::from_utf8(line).unwrap()).collect();
-        format!("-----BEGIN PUBLIC KEY-----\n{}\n-----END PUBLIC KEY-----\n", lines.join("\n"))
+        pem_of(&self.der())
     }
 
     pub(crate) fn jwk(&self) -> Value {
@@ -111,6 +110,12 @@ impl TestKey {
         let signature = BASE64_URL_SAFE_NO_PAD.encode(self.sign(signed.as_bytes()));
         format!("{signed}.{signature}")
     }
+}
+
+fn pem_of(der: &[u8]) -> String {
+    let body = base64::prelude::BASE64_STANDARD.encode(der);
+    let lines: Vec<_> = body.as_bytes().chunks(64).map(|line| str::from_utf8(line).unwrap()).collect();
+    format!("-----BEGIN PUBLIC KEY-----\n{}\n-----END PUBLIC KEY-----\n", lines.join("\n"))
 }
 
 /// RSA keys take long to make.
@@ -207,9 +212,9 @@ async fn several_keys_in_one_file_and_several_files_are_one_set() {
     assert_eq!(ids(&set, Some(&third.id())).await, [third.id()]);
     assert_eq!(ids(&set, Some("other")).await, [""; 0]);
 
-    // Rotation: the file changes, and a file that became useless does not.
+    // Rotation: the file changes, also if there are keys of other kinds in it; one that became useless does not.
     let next = TestKey::p256();
-    std::fs::write(path("pem"), next.pem()).unwrap();
+    std::fs::write(path("pem"), EDWARDS.to_owned() + &next.pem()).unwrap();
     std::fs::write(path("jwks"), "{}").unwrap();
     files.use_what_is_new();
     assert_eq!(ids(&set, None).await, [next.id(), third.id()]);
@@ -265,20 +270,48 @@ fn a_jwk_without_a_name_has_the_one_that_kubernetes_would_give() {
     }
 }
 
+/// RSA of 1024 bits.
+const WEAK: &str = "-----BEGIN PUBLIC KEY-----
+MIGfMA0GCSqGSIb3DQEBAQUAA4GNADCBiQKBgQC4d5G9V2yIVxd0Ftgz5ow3OVaU
+9cGHqtquob5+oT7XhLIVYMzABshrFIhsz3wDt56vyFOxanv8D9qSH4QMz569u6i+
+xGTv5gy4TkZqDAU1uX1LX/+j8beMc44OKl1tBdjYIugvRkMVDVNS3Jh9K//15G/N
+Q+8TPF3k4UO4pI94XQIDAQAB
+-----END PUBLIC KEY-----\n";
+
+const EDWARDS: &str = "-----BEGIN PUBLIC KEY-----
+MCowBQYDK2VwAyEAXLDOFsSKREXE6XzbYaf7KXP1jzVMTrv1LivtDkK2000=
+-----END PUBLIC KEY-----\n";
+
+#[test]
+fn a_key_of_another_kind_spoils_no_other_in_its_file_and_is_told_of_once() {
+    // ML-DSA-65, and P-256's neighbour that Bitcoin uses, each as far as anybody looks.
+    let post_quantum = pem_of(b"\x30\x14\x30\x0b\x06\x09\x60\x86\x48\x01\x65\x03\x04\x03\x12\x03\x05\0key!");
+    let koblitz =
+        b"\x30\x56\x30\x10\x06\x07\x2a\x86\x48\xce\x3d\x02\x01\x06\x05\x2b\x81\x04\0\x0a\x03\x42\0\x04";
+    let koblitz = pem_of(&[&koblitz[..], &[7; 64]].concat());
+    let (first, last) = (TestKey::p256(), TestKey::p521());
+    let file = first.pem() + &post_quantum + EDWARDS + &koblitz + WEAK + &last.pem();
+    let said = Said::default();
+    let keys = tracing::subscriber::with_default(said.clone(), || parse(file.as_bytes())).unwrap();
+    let ids: Vec<_> = keys.iter().map(|key| key.id.as_str()).collect();
+    assert_eq!((ids, said.count()), (vec![&*first.id(), &*last.id()], 1));
+    tracing::subscriber::with_default(said.clone(), || parse(first.pem().as_bytes())).unwrap();
+    assert_eq!(said.count(), 1, "there is nothing to tell of that");
+}
+
 #[test]
 fn a_file_without_usable_keys_says_what_it_has_instead() {
-    let weak = "-----BEGIN PUBLIC KEY-----\n\
-        MIGfMA0GCSqGSIb3DQEBAQUAA4GNADCBiQKBgQC4d5G9V2yIVxd0Ftgz5ow3OVaU\n\
-        9cGHqtquob5+oT7XhLIVYMzABshrFIhsz3wDt56vyFOxanv8D9qSH4QMz569u6i+\n\
-        xGTv5gy4TkZqDAU1uX1LX/+j8beMc44OKl1tBdjYIugvRkMVDVNS3Jh9K//15G/N\n\
-        Q+8TPF3k4UO4pI94XQIDAQAB\n-----END PUBLIC KEY-----\n";
-    let edwards = "-----BEGIN PUBLIC KEY-----\n\
-        MCowBQYDK2VwAyEAXLDOFsSKREXE6XzbYaf7KXP1jzVMTrv1LivtDkK2000=\n-----END PUBLIC KEY-----\n";
+    let mut of_no_curve = TestKey::p256().der();
+    *of_no_curve.last_mut().unwrap() ^= 1;
     let cases = [
         (String::new(), "no `PUBLIC KEY`"),
         ("ssh-ed25519 AAAA".to_owned(), "no `PUBLIC KEY`"),
-        (weak.to_owned(), "public key number 1 is not RSA of 2048 to 8192 bits"),
-        (TestKey::p256().pem() + edwards, "public key number 2 is not"),
+        (
+            WEAK.to_owned() + EDWARDS,
+            "none of its public keys is RSA of 2048 to 8192 bits, P-256, P-384 or P-521",
+        ),
+        (TestKey::p256().pem() + EDWARDS + &pem_of(b"0*0"), "public key number 3 cannot be read"),
+        (TestKey::p256().pem() + &pem_of(&of_no_curve), "public key number 2 cannot be read"),
         (
             TestKey::p256()
                 .pem()
@@ -303,5 +336,6 @@ proptest::proptest! {
         let _ = parse(&contents);
         let _ = parse(format!(r#"{{"keys":[{entry}]}}"#).as_bytes());
         let _ = PublicKey::from_der(&contents);
+        let _ = is_of_another_kind(&contents);
     }
 }

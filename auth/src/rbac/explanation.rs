@@ -1,6 +1,6 @@
 //! Why somebody may or may not, for people: which bindings name them there, what those lack, and which command would help.
 
-use std::fmt;
+use std::fmt::{self, Write as _};
 
 use super::objects::label;
 use super::{Policy, RoleKind, RoleRef, SERVICE_ACCOUNT_PREFIX};
@@ -8,6 +8,11 @@ use crate::{Identity, PolicyRule, ResourceAttributes};
 
 /// The roles that are advised before any other that grants the same.
 const PREFERRED: [&str; 3] = ["system:image-puller", "system:image-builder", "registry-viewer"];
+
+/// Roles for image registries that on OpenShift say something of builds, workloads, projects or Secrets as well.
+/// They are what is bound there.
+const OF_OPENSHIFT: [&str; 4] =
+    ["system:image-builder", "system:image-pruner", "registry-viewer", "registry-editor"];
 
 /// Why a decision is what it is.
 #[derive(Clone, Debug, Eq, PartialEq)]
@@ -92,16 +97,19 @@ impl Policy {
     }
 
     /// Finds a role that allows `caller` all of `wanted`, as little more as may be, and how to bind it. All must lie in
-    /// one namespace. There is none if no role allows that much.
+    /// one namespace. There is none if no role for image registries allows that much: others, such as those of the
+    /// cluster's own controllers, would give away its Secrets as well.
     pub fn remedy(&self, caller: &Identity, wanted: &[ResourceAttributes<'_>]) -> Option<Remedy> {
         let namespace = wanted.first()?.namespace;
         let cluster = self.cluster.roles.iter().map(|(name, rules)| (RoleKind::ClusterRole, name, rules));
         let local = self.namespaces.get(namespace).into_iter().flat_map(|scope| &scope.roles);
         let (_, _, kind, name) = cluster
             .chain(local.map(|(name, rules)| (RoleKind::Role, name, rules)))
+            .filter(|(kind, name, rules)| is_for_registries(*kind, name, rules))
             .filter(|(_, _, rules)| wanted.iter().all(|wanted| rules.iter().any(|rule| rule.allows(wanted))))
             .map(|(kind, name, rules)| {
-                let preference = PREFERRED.iter().position(|preferred| **preferred == **name);
+                let preference =
+                    PREFERRED.iter().position(|preferred| is_cluster_role(kind, name, preferred));
                 let breadth: usize = rules.iter().map(PolicyRule::breadth).sum();
                 (preference.unwrap_or(PREFERRED.len()), breadth, kind, name)
             })
@@ -190,7 +198,8 @@ impl fmt::Display for Explanation {
             None => "the user".to_owned(),
         };
         for Grant { binding, role, rule, group } in &self.grants {
-            writeln!(formatter, "{binding} gives {} {role}, which allows: {rule}", through(group))?;
+            let line = format!("{binding} gives {} {role}, which allows: {rule}", through(group));
+            writeln!(formatter, "{}", OneLine(&line))?;
         }
         if self.is_allowed() {
             return Ok(());
@@ -199,7 +208,8 @@ impl fmt::Display for Explanation {
             writeln!(formatter, "no binding there names the caller")?;
         }
         for Shortfall { binding, role, group, lack } in &self.shortfalls {
-            writeln!(formatter, "{binding} gives {} {role}, {lack}", through(group))?;
+            let line = format!("{binding} gives {} {role}, {lack}", through(group));
+            writeln!(formatter, "{}", OneLine(&line))?;
         }
         Ok(())
     }
@@ -219,12 +229,61 @@ impl fmt::Display for Lack {
     }
 }
 
+/// A text that others chose, to be printed among lines of ours. Names in a cluster may hold line breaks and commands
+/// to a terminal, which would let them look like advice: those are shown as escapes.
+#[derive(Clone, Copy, Debug)]
+pub struct OneLine<'a>(pub &'a str);
+
+impl fmt::Display for OneLine<'_> {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.chars().try_for_each(|letter| {
+            if is_control(letter) {
+                write!(formatter, "{}", letter.escape_debug())
+            } else {
+                formatter.write_char(letter)
+            }
+        })
+    }
+}
+
+/// Whether a letter is not shown but does something to others: breaks their line, overwrites them, turns them about.
+fn is_control(letter: char) -> bool {
+    letter.is_control()
+        || matches!(letter, '\u{200e}' | '\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
+}
+
+/// Whether a role is there to be bound to those who use an image registry: it says nothing of anything else, or
+/// OpenShift has it for them.
+fn is_for_registries(kind: RoleKind, name: &str, rules: &[PolicyRule]) -> bool {
+    let is_of_openshift = OF_OPENSHIFT.iter().any(|known| is_cluster_role(kind, name, known));
+    let is_harmless = |rule: &PolicyRule| is_of_openshift || rule.concerns_registries_alone();
+    rules.iter().all(|rule| is_harmless(rule) && !rule.has_wildcard())
+}
+
+/// Whether it is the role of the cluster that has this name, and none of a namespace that somebody called the same.
+fn is_cluster_role(kind: RoleKind, name: &str, known: &str) -> bool {
+    kind == RoleKind::ClusterRole && name == known
+}
+
 /// A word for a shell.
 fn quoted(word: &str) -> String {
     let is_plain = |letter: char| letter.is_ascii_alphanumeric() || "-_.:@/".contains(letter);
     if !word.is_empty() && word.chars().all(is_plain) {
-        word.to_owned()
-    } else {
-        format!("'{}'", word.replace('\'', r"'\''"))
+        return word.to_owned();
     }
+    if !word.contains(is_control) {
+        return format!("'{}'", word.replace('\'', r"'\''"));
+    }
+    let mut text = "$'".to_owned();
+    for letter in word.chars() {
+        match letter {
+            '\'' | '\\' => text.extend(['\\', letter]),
+            // Three digits, so that none which follow are taken for more of it.
+            _ if is_control(letter) => {
+                text.extend(letter.encode_utf8(&mut [0; 4]).bytes().map(|byte| format!("\\{byte:03o}")));
+            }
+            _ => text.push(letter),
+        }
+    }
+    text + "'"
 }

@@ -11,7 +11,7 @@ pub struct Role {
     pub namespace: Option<String>,
     /// Its name.
     pub name: String,
-    /// What it allows. Rules about URLs that are no resources are left out: nobody asks a registry about them.
+    /// What it allows. A rule about URLs is one without resources: nobody asks a registry about them.
     pub rules: Vec<PolicyRule>,
 }
 

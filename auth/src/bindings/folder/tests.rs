@@ -64,10 +64,34 @@ kind: ClusterRole
 metadata: {name: empty, labels: null}
 rules: null
 ";
-    let files = [("a.json", json), ("b.yaml", list)];
+    // As `kubectl get --show-managed-fields --output=yaml` prints it.
+    let got = "apiVersion: rbac.authorization.k8s.io/v1
+kind: RoleBinding
+metadata:
+  annotations: {kubectl.kubernetes.io/last-applied-configuration: '{}'}
+  creationTimestamp: \"2026-01-01T00:00:00Z\"
+  deletionGracePeriodSeconds: 0
+  deletionTimestamp: \"2026-01-02T00:00:00Z\"
+  finalizers: [example.com/kept]
+  generateName: pullers-
+  generation: 1
+  labels: {a: b}
+  managedFields: [{apiVersion: rbac.authorization.k8s.io/v1, fieldsV1: {'f:roleRef': {}}, manager: kubectl}]
+  name: pullers-x7k2p
+  namespace: got
+  ownerReferences: [{apiVersion: v1, kind: ConfigMap, name: owner, uid: x}]
+  resourceVersion: \"12\"
+  selfLink: /apis/rbac.authorization.k8s.io/v1/namespaces/got/rolebindings/pullers-x7k2p
+  uid: 0b8b1b5e-8a3e-4d6f-9d53-3ab1c1a1d0f5
+roleRef: {apiGroup: rbac.authorization.k8s.io, kind: ClusterRole, name: view}
+subjects: [{apiGroup: rbac.authorization.k8s.io, kind: User, name: alice}]
+";
+    let files = [("a.json", json), ("b.yaml", list), ("c.yaml", got)];
     let files = files.map(|(name, text)| (name.to_owned(), text.as_bytes().to_vec()));
     let Loaded { policy, remarks } = load(&files).map_err(|problems| problems.to_string()).unwrap();
-    assert!(may(&policy, "alice", "json") && may(&policy, "alice", "one"));
+    for namespace in ["json", "one", "got"] {
+        assert!(may(&policy, "alice", namespace), "{namespace}");
+    }
     assert!(!may(&policy, "alice", "two"));
     let remarks: Vec<String> = remarks.iter().map(ToString::to_string).collect();
     assert_eq!(remarks, ["b.yaml:4: RoleBinding two/b grants nothing: there is no Role r"]);
@@ -128,6 +152,11 @@ fn what_the_api_server_would_refuse_is_refused_by_name() {
             change("namespace: team", "namespace: Team"),
             "metadata.namespace: \"Team\" is no name of a namespace",
         ),
+        (
+            change("namespace: team", "nmespace: team"),
+            "RoleBinding pullers: metadata.nmespace: unknown field `nmespace`",
+        ),
+        (cluster_role("rules: []").replace("name: r", "name: r, label: {a: b}"), "unknown field `label`"),
         (change("namespace: team", "namespace: 12"), "metadata.namespace: invalid type: integer `12`"),
         (
             change("name: alice", "name: yes"),
