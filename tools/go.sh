@@ -18,8 +18,6 @@ if [ "${1:-}" = folder ]; then
     exit
 fi
 
-# Only Go's public checksum database and this table decide what is built, not the settings of whoever builds it.
-export GOFLAGS='' GOPRIVATE='' GONOSUMDB='' GOINSECURE='' GOWORK=off GOTOOLCHAIN=local CGO_ENABLED=0
 flags=(-trimpath -ldflags '-s -w')
 
 # build PROGRAM MODULE VERSION PACKAGE CHECKSUM: leaves the program in $built/PROGRAM@VERSION.
@@ -103,6 +101,11 @@ if ! command -v go >/dev/null; then
     echo "go is not installed: tests that need the programs of tools/go.txt, tools/kubernetes and tools/etcd are skipped"
     exit
 fi
+# Only Go's public checksum database and this table decide what is built, not the settings of whoever builds it: neither variables nor
+# what `go env -w` keeps, which counts wherever a variable is empty. Where modules come from is theirs to say: it decides nothing.
+GOPROXY=$(go env GOPROXY)
+export GOPROXY GOENV=off GOSUMDB=sum.golang.org GOPRIVATE='' GONOSUMDB='' GOINSECURE=''
+export GOFLAGS=-buildvcs=false GOWORK=off GOTOOLCHAIN=local CGO_ENABLED=0
 while read -r program about module version package checksum; do
     [ ! -e "$built/$program@$version" ] || continue
     echo "building $program $version (about $about s)"

@@ -104,7 +104,8 @@ pub trait Backend: fmt::Debug + Send + Sync + 'static {
     /// `Busy`, and their bytes are never mixed; the upload may then have to be begun again.
     async fn stage(&self, upload: &UploadKey) -> Result<Option<Box<dyn Stage>>, BackendError>;
 
-    /// Makes sure that the store can be read, and writes nothing. Cheap enough to be asked every few seconds.
+    /// Makes sure that the store can be read and, as far as that shows, is the one that was opened; writes nothing.
+    /// Cheap enough to be asked every few seconds.
     async fn probe(&self) -> Result<(), BackendError>;
 
     /// Makes sure that the store takes what is written, and leaves nothing that a registry shows. As cheap.
@@ -120,12 +121,17 @@ pub trait Stage: fmt::Debug + Send + Sync {
     fn resumed_from(&self) -> &HashState;
 
     /// Appends these bytes after those already pushed. Not durable before [`Stage::checkpoint`] or [`Stage::publish`].
-    /// After an error the stage can only be dropped.
+    /// After an error the stage can only be cut back and dropped.
     async fn push(&mut self, chunks: Vec<Bytes>) -> Result<(), BackendError>;
 
     /// Records that everything pushed so far is to be resumed from, with the hash state at that point. After `Ok` it survives a
-    /// crash. `state.offset()` must equal the bytes that the upload has.
+    /// crash. `state.offset()` must equal the bytes that the upload has. After an error the stage can only be cut back
+    /// and dropped.
     async fn checkpoint(&mut self, state: &HashState) -> Result<(), BackendError>;
+
+    /// Gives back the room of what was pushed after the last checkpoint. (A bucket, which is never full, keeps it
+    /// until the upload is over.) Afterwards the stage can only be dropped.
+    async fn cut_back(&mut self) -> Result<(), BackendError>;
 
     /// Everything that was pushed, for reading it once more.
     async fn content(&mut self) -> Result<Object, BackendError>;

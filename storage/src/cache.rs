@@ -22,8 +22,8 @@ use crate::tag::Tag;
 pub(crate) struct Caches {
     /// Manifests by digest. Whether a repository holds one is another question.
     pub(crate) manifests: Counted<Digest, Arc<StoredManifest>, ByBytes>,
-    /// Descriptors of manifests that have a subject, by the manifest's digest.
-    pub(crate) referrers: Counted<Digest, Arc<ReferrerDescriptor>, ByBytes>,
+    /// Descriptors of manifests that have a subject, by that and the manifest's digest: of another subject it is no referrer.
+    pub(crate) referrers: Counted<(Digest, Digest), Arc<ReferrerDescriptor>, ByBytes>,
     /// What a tag points at.
     pub(crate) tags: Lookups<(RepositoryName, Tag)>,
     /// What the link of a blob says.
@@ -107,8 +107,8 @@ impl Weighter<Digest, Arc<StoredManifest>> for ByBytes {
     }
 }
 
-impl Weighter<Digest, Arc<ReferrerDescriptor>> for ByBytes {
-    fn weight(&self, _: &Digest, descriptor: &Arc<ReferrerDescriptor>) -> u64 {
+impl Weighter<(Digest, Digest), Arc<ReferrerDescriptor>> for ByBytes {
+    fn weight(&self, _: &(Digest, Digest), descriptor: &Arc<ReferrerDescriptor>) -> u64 {
         const COST_OF_TWO_TEXTS: u64 = 64;
         let annotations = descriptor.annotations.iter();
         let annotations =
@@ -119,9 +119,9 @@ impl Weighter<Digest, Arc<ReferrerDescriptor>> for ByBytes {
 }
 
 /// A cache of so many bytes, of things that mostly have so many.
-fn by_bytes<V: Clone>(bytes: u64, typical: u64) -> Counted<Digest, V, ByBytes>
+fn by_bytes<K: Eq + Hash, V: Clone>(bytes: u64, typical: u64) -> Counted<K, V, ByBytes>
 where
-    ByBytes: Weighter<Digest, V>,
+    ByBytes: Weighter<K, V>,
 {
     // What is larger than one of its shards is not kept at all, and by itself it makes four for each processor.
     const SHARD_BYTES: u64 = 8 << 20;
@@ -230,6 +230,7 @@ mod tests {
     #[test]
     fn descriptors_with_large_annotations_take_no_more_memory_than_is_theirs() {
         let caches = caches(32 * MIB);
+        let subject = Digest::of(Algorithm::Sha256, b"subject");
         for number in 0..100_u8 {
             let descriptor = ReferrerDescriptor {
                 media_type: "application/vnd.oci.image.manifest.v1+json".to_owned(),
@@ -238,7 +239,7 @@ mod tests {
                 artifact_type: None,
                 annotations: [("note".to_owned(), "x".repeat(1 << 20))].into(),
             };
-            caches.referrers.insert(descriptor.digest, Arc::new(descriptor));
+            caches.referrers.insert((subject, descriptor.digest), Arc::new(descriptor));
         }
         let [_, referrers, ..] = caches.usage();
         assert!(referrers.bytes.unwrap() <= 8 * MIB && referrers.entries < 8, "{referrers:?}");

@@ -369,13 +369,9 @@ pub struct ReferrerDescriptor {
     /// What kind of artifact it is, if it says so.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub artifact_type: Option<String>,
-    /// Its annotations. Go's clients write `null` for none.
-    #[serde(default, deserialize_with = "none_if_null", skip_serializing_if = "BTreeMap::is_empty")]
+    /// Its annotations.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub annotations: BTreeMap<String, String>,
-}
-
-fn none_if_null<'de, D: Deserializer<'de>>(deserializer: D) -> Result<BTreeMap<String, String>, D::Error> {
-    Ok(Option::deserialize(deserializer)?.unwrap_or_default())
 }
 
 /// The members that tell a stored manifest's type. If one stands twice the last counts, as it does for Go.

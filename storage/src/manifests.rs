@@ -72,9 +72,17 @@ impl Reader {
         }
     }
 
-    /// A manifest of this repository by its digest, looked up in the store each time: clients skip a push on this answer.
-    pub async fn held_manifest(&self, digest: &Digest) -> Result<Option<Arc<StoredManifest>>, BackendError> {
-        let Some(stored) = self.revision(digest).await? else { return Ok(None) };
+    /// The same, looked up in the store each time: clients skip a push on this answer, or make one depend on it.
+    pub async fn held_manifest(
+        &self,
+        reference: &Reference,
+    ) -> Result<Option<Arc<StoredManifest>>, BackendError> {
+        let digest = match reference {
+            Reference::Tag(tag) => self.tagged_now(tag).await?,
+            Reference::Digest(digest) => Some(*digest),
+        };
+        let Some(digest) = digest else { return Ok(None) };
+        let Some(stored) = self.revision(&digest).await? else { return Ok(None) };
         if self.backend().sizes(&[layout::blob(&stored)]).await? == [None] {
             return Ok(None);
         }

@@ -2,18 +2,18 @@
 //!
 //! A link for each is the index. Beside it lies the descriptor that a list shows, copied from the manifest when that was pushed, so that
 //! ten thousand of them list without reading ten thousand manifests; where it is missing, the manifest itself is read. What clients of
-//! older registries stored under the fallback tag is listed with them.
+//! older registries listed under the fallback tag is listed with them, if the manifest itself names the subject, and as that describes it.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::mem;
 use std::sync::Arc;
 
 use bytes::Bytes;
 
-use crate::backend::{BackendError, Fault};
+use crate::backend::BackendError;
 use crate::computing::computed;
 use crate::digest::{Algorithm, Digest};
-use crate::layout;
+use crate::layout::{self, Key};
 use crate::links;
 use crate::manifest::{Manifest, ReferrerDescriptor};
 use crate::manifests::LARGEST_MANIFEST_BYTES;
@@ -33,20 +33,20 @@ pub struct Referrers {
     /// Where the links go on: those of an algorithm after a hash. `None` when there are no more.
     links: Option<(Algorithm, Option<String>)>,
     /// What the fallback tag lists, without what was reached already.
-    fallback: BTreeMap<Digest, Arc<ReferrerDescriptor>>,
+    fallback: BTreeSet<Digest>,
     /// Those that come next and whose manifests are there.
     found: VecDeque<Found>,
     /// Those that come before them, described.
     described: VecDeque<Arc<ReferrerDescriptor>>,
 }
 
-/// A referrer that is there.
+/// A manifest that is linked or listed, and there.
 #[derive(Debug)]
 struct Found {
     digest: Digest,
-    /// How it is shown, if that is known.
-    descriptor: Option<Arc<ReferrerDescriptor>>,
-    /// How many bytes must be read to know it.
+    /// Whether its descriptor is kept, too.
+    has_descriptor: bool,
+    /// How many bytes must be read to know how it is shown.
     bytes: u64,
 }
 
@@ -59,7 +59,7 @@ impl Reader {
         after: Option<&Digest>,
     ) -> Result<Referrers, BackendError> {
         let mut fallback = self.fallback_referrers(subject).await?;
-        fallback.retain(|digest, _| after.is_none_or(|after| digest > after));
+        fallback.retain(|digest| after.is_none_or(|after| digest > after));
         Ok(Referrers {
             reader: self.clone(),
             subject: *subject,
@@ -73,22 +73,19 @@ impl Reader {
         })
     }
 
-    /// What the fallback tag of `subject` lists, by digest.
-    async fn fallback_referrers(
-        &self,
-        subject: &Digest,
-    ) -> Result<BTreeMap<Digest, Arc<ReferrerDescriptor>>, BackendError> {
+    /// What the fallback tag of `subject` lists. It need not name the subject, nor be there.
+    async fn fallback_referrers(&self, subject: &Digest) -> Result<BTreeSet<Digest>, BackendError> {
         // The algorithm is cut to 32 characters and the encoded part to 64, see "Referrers Tag Schema" in the distribution spec.
         let hex = subject.hex().to_string();
         let Ok(tag) = format!("{}-{}", subject.algorithm(), &hex[..64]).parse() else {
-            return Ok(BTreeMap::new());
+            return Ok(BTreeSet::new());
         };
-        let Some(index) = self.manifest(&Reference::Tag(tag)).await? else { return Ok(BTreeMap::new()) };
-        /// Whoever could push could write anything into it. What is no descriptor hides none of the others.
+        let Some(index) = self.manifest(&Reference::Tag(tag)).await? else { return Ok(BTreeSet::new()) };
+        /// Whoever could push could write anything into it. What has no digest hides none of the others.
         #[derive(serde::Deserialize)]
         #[serde(untagged)]
         enum Entry {
-            Descriptor(ReferrerDescriptor),
+            Listed { digest: Digest },
             Other(serde::de::IgnoredAny),
         }
         #[derive(serde::Deserialize)]
@@ -99,11 +96,11 @@ impl Reader {
         computed("read", index.digest, index.bytes.len(), move || {
             let listed =
                 serde_json::from_slice(&index.bytes).map(|index: Index| index.manifests).unwrap_or_default();
-            let described = listed.into_iter().filter_map(|entry| match entry {
-                Entry::Descriptor(descriptor) => Some((descriptor.digest, Arc::new(descriptor))),
+            let digests = listed.into_iter().filter_map(|entry| match entry {
+                Entry::Listed { digest } => Some(digest),
                 Entry::Other(_) => None,
             });
-            described.collect()
+            digests.collect()
         })
         .await
     }
@@ -138,20 +135,18 @@ impl Referrers {
             digest.algorithm() == algorithm
                 && last.as_ref().is_none_or(|last| digest.hex().to_string() <= *last)
         };
-        let (reached, later): (BTreeMap<_, _>, _) =
-            mem::take(&mut self.fallback).into_iter().partition(|(digest, _)| is_reached(digest));
+        let (mut reached, later): (BTreeSet<_>, _) =
+            mem::take(&mut self.fallback).into_iter().partition(is_reached);
         self.fallback = later;
-        let mut listed: BTreeMap<_, _> =
-            reached.into_iter().map(|(digest, descriptor)| (digest, Some(descriptor))).collect();
-        listed.extend(linked.into_iter().map(|digest| (digest, None)));
+        reached.extend(linked);
         self.links = match last {
             Some(last) => Some((algorithm, Some(last))),
             None => Algorithm::ALL.into_iter().find(|next| *next > algorithm).map(|next| (next, None)),
         };
 
         // The index may know more than the truth: a manifest that distribution deleted or collected keeps its link here.
-        let keys: Vec<_> = listed
-            .keys()
+        let keys: Vec<_> = reached
+            .iter()
             .flat_map(|digest| {
                 [
                     layout::revision_link(repository, digest),
@@ -161,12 +156,12 @@ impl Referrers {
             })
             .collect();
         let sizes = registry.backend.sizes(&keys).await?;
-        for ((digest, descriptor), sizes) in listed.into_iter().zip(sizes.chunks_exact(3)) {
+        for (digest, sizes) in reached.into_iter().zip(sizes.chunks_exact(3)) {
             if let [Some(link_bytes), Some(manifest_bytes), descriptor_bytes] = *sizes
                 && links::may_have(link_bytes)
             {
                 let bytes = descriptor_bytes.unwrap_or(manifest_bytes);
-                self.found.push_back(Found { digest, descriptor, bytes });
+                self.found.push_back(Found { digest, has_descriptor: descriptor_bytes.is_some(), bytes });
             }
         }
         Ok(true)
@@ -174,7 +169,6 @@ impl Referrers {
 
     /// Describes as many of those that were found as are read at once.
     async fn describe(&mut self) -> Result<(), BackendError> {
-        let Reader { registry, .. } = &self.reader;
         let (mut group, mut bytes) = (Vec::new(), 0);
         while let Some(next) =
             self.found.pop_front_if(|next| group.is_empty() || bytes + next.bytes <= READ_BYTES)
@@ -182,68 +176,76 @@ impl Referrers {
             bytes += next.bytes;
             group.push(next);
         }
-        for found in &mut group {
-            if found.descriptor.is_none() {
-                found.descriptor = registry.caches.referrers.get(&found.digest);
+        let cache = &self.reader.registry.caches.referrers;
+        let mut described = BTreeMap::new();
+        let (mut kept, mut others) = (Vec::new(), Vec::new());
+        for Found { digest, has_descriptor, .. } in group {
+            match cache.get(&(self.subject, digest)) {
+                Some(descriptor) => {
+                    described.insert(digest, descriptor);
+                }
+                None if has_descriptor => kept.push(digest),
+                None => others.push(digest),
             }
         }
-        let unknown: Vec<Digest> =
-            group.iter().filter(|found| found.descriptor.is_none()).map(|found| found.digest).collect();
-        let mut kept = self.kept(&unknown).await?;
-        for Found { digest, descriptor, .. } in group {
-            let descriptor = match descriptor {
-                Some(known) => known,
-                None => {
-                    let read = match kept.remove(&digest) {
-                        Some(kept) => kept,
-                        None => match self.read_manifest(&digest).await? {
-                            Some(read) => read,
-                            None => continue,
-                        },
-                    };
-                    registry.caches.referrers.insert(digest, read.clone());
-                    read
-                }
-            };
-            self.described.push_back(descriptor);
+        let mut read = self.read_descriptors(&kept).await?;
+        others.extend(kept.into_iter().filter(|digest| !read.contains_key(digest)));
+        read.extend(self.read_manifests(&others).await?);
+        for (digest, descriptor) in read {
+            cache.insert((self.subject, digest), descriptor.clone());
+            described.insert(digest, descriptor);
         }
+        self.described.extend(described.into_values());
         Ok(())
     }
 
-    /// The descriptors that are kept beside the links.
-    async fn kept(
+    /// The descriptors that are kept beside the links. Something else was not written by us: then the manifest tells.
+    async fn read_descriptors(
         &self,
         digests: &[Digest],
     ) -> Result<BTreeMap<Digest, Arc<ReferrerDescriptor>>, BackendError> {
-        let Reader { repository, registry } = &self.reader;
-        let key = |digest| layout::referrer_descriptor(repository, &self.subject, digest);
-        let keys: Vec<_> = digests.iter().map(key).collect();
-        let contents = registry.backend.read_many(&keys, LARGEST_MANIFEST_BYTES as u64).await?;
-        let size = contents.iter().flatten().map(Bytes::len).sum();
-        computed("read referrers of", self.subject, size, move || {
-            // Something else was not written by us: then the manifest tells.
-            let descriptors = contents
-                .iter()
-                .flatten()
-                .filter_map(|content| serde_json::from_slice::<ReferrerDescriptor>(content).ok());
-            descriptors.map(|descriptor| (descriptor.digest, Arc::new(descriptor))).collect()
-        })
-        .await
+        let key = |digest| layout::referrer_descriptor(&self.reader.repository, &self.subject, digest);
+        let keys = digests.iter().map(key).collect();
+        let describe = |digest: Digest, content: &Bytes| {
+            let kept: ReferrerDescriptor = serde_json::from_slice(content).ok()?;
+            (kept.digest == digest).then_some(kept)
+        };
+        self.read(digests, keys, describe).await
     }
 
-    async fn read_manifest(&self, digest: &Digest) -> Result<Option<Arc<ReferrerDescriptor>>, BackendError> {
-        let bytes =
-            match self.reader.backend().read(&layout::blob(digest), LARGEST_MANIFEST_BYTES as u64).await {
-                Ok(Some(bytes)) => bytes,
-                Ok(None) => return Ok(None),
-                Err(error) if error.fault == Fault::TooLarge => return Ok(None),
-                Err(error) => return Err(error),
-            };
-        let (subject, digest) = (self.subject, *digest);
-        computed("read", digest, bytes.len(), move || {
-            let manifest = Manifest::parse(None, &bytes).ok()?;
+    /// How the manifests describe themselves that name the subject.
+    async fn read_manifests(
+        &self,
+        digests: &[Digest],
+    ) -> Result<BTreeMap<Digest, Arc<ReferrerDescriptor>>, BackendError> {
+        let subject = self.subject;
+        let keys = digests.iter().map(layout::blob).collect();
+        let describe = move |digest: Digest, content: &Bytes| {
+            let manifest = Manifest::parse(None, content).ok()?;
             let names_subject = manifest.subject().is_some_and(|named| named.digest == subject);
-            names_subject.then(|| Arc::new(manifest.as_referrer(digest, bytes.len() as u64)))
+            names_subject.then(|| manifest.as_referrer(digest, content.len() as u64))
+        };
+        self.read(digests, keys, describe).await
+    }
+
+    /// What `describe` makes of the objects at `keys`, one for each of `digests`. Those of which it makes nothing are left out.
+    async fn read(
+        &self,
+        digests: &[Digest],
+        keys: Vec<Key>,
+        describe: impl Fn(Digest, &Bytes) -> Option<ReferrerDescriptor> + Send + 'static,
+    ) -> Result<BTreeMap<Digest, Arc<ReferrerDescriptor>>, BackendError> {
+        if keys.is_empty() {
+            return Ok(BTreeMap::new());
+        }
+        let contents = self.reader.backend().read_many(&keys, LARGEST_MANIFEST_BYTES as u64).await?;
+        let size = contents.iter().flatten().map(Bytes::len).sum();
+        let digests = digests.to_vec();
+        computed("read referrers of", self.subject, size, move || {
+            let read = digests.into_iter().zip(contents);
+            let described =
+                read.filter_map(|(digest, content)| Some((digest, Arc::new(describe(digest, &content?)?))));
+            described.collect()
         })
         .await
     }

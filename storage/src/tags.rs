@@ -56,15 +56,19 @@ impl Reader {
 
     /// What a tag points at, whether or not such a manifest is there.
     pub(crate) async fn tagged(&self, tag: &Tag) -> Result<Option<Digest>, BackendError> {
-        let tags = &self.registry.caches.tags;
-        let key = (self.repository.clone(), tag.clone());
-        if let Some(digest) = tags.get(&key) {
-            return Ok(Some(digest));
+        match self.registry.caches.tags.get(&(self.repository.clone(), tag.clone())) {
+            Some(digest) => Ok(Some(digest)),
+            None => self.tagged_now(tag).await,
         }
+    }
+
+    /// The same, looked up in the store.
+    pub(crate) async fn tagged_now(&self, tag: &Tag) -> Result<Option<Digest>, BackendError> {
+        let tags = &self.registry.caches.tags;
         let since = tags.before_reading();
         let digest = links::read(self.backend(), &layout::tag_link(&self.repository, tag)).await?;
         if let Some(digest) = digest {
-            tags.remember(key, digest, since);
+            tags.remember((self.repository.clone(), tag.clone()), digest, since);
         }
         Ok(digest)
     }

@@ -9,7 +9,7 @@ use futures_util::{Stream, StreamExt};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::Instant;
 
-use crate::backend::{BackendError, Content, Object, Stage, UploadStatus};
+use crate::backend::{BackendError, Content, Fault, Object, Stage, UploadStatus};
 use crate::catalog::Walk;
 use crate::computing::computed;
 use crate::digest::{Algorithm, Digest, Hasher};
@@ -113,7 +113,7 @@ impl Writer {
     /// Opens an upload of this repository at its last checkpoint. `None` when there is no such upload.
     ///
     /// # Errors
-    /// [`Fault::Busy`](crate::backend::Fault::Busy) while another request writes to it.
+    /// [`Fault::Busy`] while another request writes to it.
     pub async fn resume_upload(&self, id: UploadId) -> Result<Option<Upload>, BackendError> {
         let Some(stage) = self.0.backend().stage(&self.upload_key(id)).await? else { return Ok(None) };
         let hasher = Hasher::resume(stage.resumed_from());
@@ -168,7 +168,9 @@ impl Upload {
     pub async fn keep(&mut self) -> Result<u64, BackendError> {
         let offset = self.hasher.bytes();
         if offset != self.checkpointed {
-            self.stage.checkpoint(&self.hasher.state()).await?;
+            if let Err(failure) = self.stage.checkpoint(&self.hasher.state()).await {
+                return Err(given_up(&mut *self.stage, failure).await);
+            }
             self.checkpointed = offset;
         }
         Ok(offset)
@@ -190,7 +192,9 @@ impl Upload {
         }
         // The link first: once the bytes are a blob the upload is gone, and a client that is told of a failure could not try again.
         // Until then it counts for nothing, like any link to a blob that is not there.
-        self.writer.link_blob(digest, digest).await?;
+        if let Err(failure) = self.writer.link_blob(digest, digest).await {
+            return Err(given_up(&mut *self.stage, failure).await.into());
+        }
         Ok(self.stage.publish(&layout::blob(digest)).await?)
     }
 
@@ -208,14 +212,29 @@ impl Upload {
             hasher
         };
         let hash = computed("hash", "an upload", length, update);
-        let (hasher, ()) = tokio::try_join!(hash, self.stage.push(chunks))?;
+        let stored = tokio::try_join!(hash, self.stage.push(chunks));
         drop(permits);
+        let (hasher, ()) = match stored {
+            Ok(stored) => stored,
+            Err(failure) => return Err(given_up(&mut *self.stage, failure).await),
+        };
         self.hasher = hasher;
         if self.hasher.bytes() - self.checkpointed >= CHECKPOINT_BYTES {
             self.keep().await?;
         }
         Ok(())
     }
+}
+
+/// To be told of the failure with which an upload ends here. On a full store, bytes that nobody can resume from take no room.
+async fn given_up(stage: &mut dyn Stage, failure: BackendError) -> BackendError {
+    if failure.fault == Fault::Full
+        && let Err(error) = stage.cut_back().await
+    {
+        // Whoever opens it next cuts it back.
+        tracing::debug!(error = &error as &dyn std::error::Error, "an upload keeps room that it cannot use");
+    }
+    failure
 }
 
 impl Registry {
@@ -286,7 +305,7 @@ async fn purge(
         }
         Ok(Some(stage)) => stage.discard().await?,
         Ok(None) => backend.delete_folder(&layout::upload(upload)).await?,
-        Err(error) if error.fault == crate::backend::Fault::Busy => return Ok(false),
+        Err(error) if error.fault == Fault::Busy => return Ok(false),
         Err(error) => return Err(error),
     }
     Ok(true)

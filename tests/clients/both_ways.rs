@@ -152,26 +152,34 @@ async fn artifacts_stay_with_their_subject_whoever_took_them() {
     let (here, there) = (wharf.user("alice"), old.user("alice"));
     let [signature, sbom] = ["signature", "sbom"].map(|note| artifact(&image, note));
     put(&here, &signature).await;
-    // A client of a registry that knows no referrers lists them under a tag.
+    // A client of a registry that knows no referrers lists them under a tag: crane with the type of their config, and without annotations.
     put(&there, &sbom).await;
-    let mut entry = descriptor(Image::MEDIA_TYPE, sbom.to_string().as_bytes());
-    entry["artifactType"] = sbom["artifactType"].clone();
+    let mut shown = descriptor(Image::MEDIA_TYPE, sbom.to_string().as_bytes());
+    let mut entry = shown.clone();
+    entry["artifactType"] = sbom["config"]["mediaType"].clone();
+    // What else is listed there is no referrer.
+    let no_referrer = descriptor(Image::MEDIA_TYPE, &image.manifest);
     let index = json!({
-        "schemaVersion": 2, "mediaType": "application/vnd.oci.image.index.v1+json", "manifests": [entry],
+        "schemaVersion": 2, "mediaType": "application/vnd.oci.image.index.v1+json", "manifests": [entry, no_referrer],
     });
     let tag = image.digest().to_string().replace(':', "-");
     let kind = [("content-type", "application/vnd.oci.image.index.v1+json")];
     let path = format!("/v2/team/app/manifests/{tag}");
     there.ask(Method::PUT, &path, &kind, index.to_string().into()).await.expect(StatusCode::CREATED);
 
-    let listed = here.get(&format!("/v2/team/app/referrers/{}", image.digest())).await.expect(StatusCode::OK);
-    let listed = listed.json()["manifests"].take();
+    let path = format!("/v2/team/app/referrers/{}", image.digest());
+    let listed = here.get(&path).await.expect(StatusCode::OK).json()["manifests"].take();
     let mut digests: Vec<_> =
         listed.as_array().unwrap().iter().map(|entry| entry["digest"].clone()).collect();
     digests.sort_by_key(Value::to_string);
     let mut expected = [&signature, &sbom].map(digest_of);
     expected.sort_by_key(Value::to_string);
     assert_eq!(digests, expected);
+    for member in ["artifactType", "annotations"] {
+        shown[member] = sbom[member].clone();
+    }
+    let found = here.get(&format!("{path}?artifactType=application/vnd.example.sbom")).await;
+    assert_eq!(found.expect(StatusCode::OK).json()["manifests"], json!([shown]));
     for user in [&here, &there] {
         for manifest in [&signature, &sbom] {
             let digest = digest_of(manifest);
@@ -185,6 +193,7 @@ async fn artifacts_stay_with_their_subject_whoever_took_them() {
 fn artifact(image: &Image, note: &str) -> Value {
     let mut manifest: Value = serde_json::from_slice(&image.manifest).unwrap();
     manifest["artifactType"] = json!(format!("application/vnd.example.{note}"));
+    manifest["annotations"] = json!({ "note": note });
     manifest["subject"] = descriptor(Image::MEDIA_TYPE, &image.manifest);
     manifest
 }

@@ -63,7 +63,7 @@ async fn podman_finds_repositories_by_name() {
 }
 
 #[tokio::test]
-async fn only_the_missing_files_of_a_layer_are_pulled() {
+async fn podman_asks_for_ranges_of_a_layer_and_runs_it() {
     let registry = TestRegistry::with(settings()).await;
     let wire = registry.wire().await;
     let Some(alice) = Containers::near(&registry) else { return };

@@ -6,20 +6,26 @@ mod deletions;
 mod faults;
 mod pulls;
 
+use std::fs;
 use std::path::Path;
+use std::process::Command;
 
 use bytes::Bytes;
 use hyper::{Method, StatusCode};
 use serde_json::json;
+use storage::{Algorithm, Digest};
 
 use self::faults::{Faults, each_in_turn};
-use crate::harness::{Image, Layer, TestRegistry, User, tool, until, user::Answer};
+use super::strace;
+use crate::harness::{Image, Layer, TestRegistry, User, process::Process, until, user::Answer, wharf};
 
-/// The calls by which a push touches its folder: `pwritev` writes uploads, `pwrite64` links, manifests and what is known of uploads.
-const CALLS: [&str; 12] = [
+/// The calls by which a push touches its folder: `pwritev` writes uploads, `pwrite64` links, manifests and what is
+/// known of uploads, which `read` reads; connections have calls of their own.
+const CALLS: [&str; 13] = [
     "mkdir",
     "openat",
     "statx",
+    "read",
     "flock",
     "ftruncate",
     "pwritev",
@@ -61,7 +67,7 @@ async fn a_folder_that_vanished_refuses_and_loses_nothing() {
 
 #[tokio::test]
 async fn an_upload_whose_state_cannot_be_written_is_carried_on_from_the_one_before() {
-    let Some(strace) = tool::debian("strace") else { return };
+    let Some(strace) = strace() else { return };
     let registry = TestRegistry::start().await;
     let alice = registry.user("alice");
     let layer = Layer::random(300_000);
@@ -77,6 +83,7 @@ async fn an_upload_whose_state_cannot_be_written_is_carried_on_from_the_one_befo
     let refused = alice.ask(Method::PATCH, &upload.location(), &octets, more).await;
     refused.expect(StatusCode::INSUFFICIENT_STORAGE);
     assert!(faults.heal().await > 0);
+    assert_eq!(fs::metadata(folder.join("data")).unwrap().len(), 100_000, "what is lost takes no room");
 
     assert_eq!(alice.upload_end(&upload).await, 100_000);
     alice.send(&upload, layer.from(100_000)).await;
@@ -86,7 +93,7 @@ async fn an_upload_whose_state_cannot_be_written_is_carried_on_from_the_one_befo
 
 #[tokio::test]
 async fn a_disk_that_hangs_does_not_keep_a_server_from_stopping() {
-    let Some(strace) = tool::debian("strace") else { return };
+    let Some(strace) = strace() else { return };
     let settings =
         json!({ "http": { "draintimeout": "1s", "debug": { "prometheus": { "enabled": true } } } });
     let registry = TestRegistry::with(settings).await;
@@ -114,21 +121,27 @@ async fn a_disk_that_hangs_does_not_keep_a_server_from_stopping() {
 
 #[tokio::test]
 async fn an_upload_that_could_not_be_finished_is_finished_by_the_same_request() {
-    let Some(strace) = tool::debian("strace") else { return };
+    let Some(strace) = strace() else { return };
     let registry = TestRegistry::start().await;
     let alice = registry.user("alice");
-    for sent_before in [0, 200_000] {
+    let repository = registry.data().join("repositories/team/app");
+    for (sent_before, is_linked) in [(0, false), (200_000, false), (0, true), (200_000, true)] {
         let layer = Layer::random(300_000);
         let upload = alice.begin_upload("team/app").await;
         if sent_before > 0 {
             alice.send(&upload, layer.first(sent_before)).await;
         }
         let hex = layer.digest().hex().to_string();
-        let folder = registry.data().join("repositories/team/app/_layers/sha256").join(hex);
+        let folder = match is_linked {
+            true => registry.blob(&layer.digest()).parent().unwrap().to_owned(),
+            false => repository.join("_layers/sha256").join(hex),
+        };
         let faults = Faults::inject(&strace, &registry, "mkdir", "ENOSPC", "1+", Some(folder)).await;
         let refused = alice.finish_with(&upload, &layer.digest(), layer.from(sent_before)).await;
         refused.expect(StatusCode::INSUFFICIENT_STORAGE);
         assert!(faults.heal().await > 0);
+        let data = fs::metadata(repository.join("_uploads").join(upload.id()).join("data")).unwrap();
+        assert_eq!(data.len(), sent_before as u64, "what is sent again takes no room");
         alice.head(&format!("/v2/team/app/blobs/{}", layer.digest())).await.expect(StatusCode::NOT_FOUND);
 
         let finished = alice.finish_with(&upload, &layer.digest(), layer.from(sent_before)).await;
@@ -137,10 +150,70 @@ async fn an_upload_that_could_not_be_finished_is_finished_by_the_same_request() 
     }
 }
 
+#[tokio::test]
+async fn a_blob_that_is_read_again_for_its_digest_is_finished_once_it_can_be_read() {
+    let Some(strace) = strace() else { return };
+    let registry = TestRegistry::start().await;
+    let alice = registry.user("alice");
+    let layer = Layer::random(300_000);
+    let digest = Digest::of(Algorithm::Sha512, &layer.bytes());
+    let finish_while = async |when: &str| {
+        let upload = alice.begin_upload("team/app").await;
+        alice.send(&upload, layer.bytes()).await;
+        let faults = Faults::inject(&strace, &registry, "pread64", "EIO", when, None).await;
+        let mut answer = alice.finish(&upload, digest).await;
+        let failed = faults.heal().await;
+        if failed > 0 {
+            answer.expect(StatusCode::SERVICE_UNAVAILABLE);
+            answer = alice.finish(&upload, digest).await;
+        }
+        answer.expect(StatusCode::CREATED);
+        assert_eq!(alice.pull("team/app", digest).await, layer);
+        failed
+    };
+    each_in_turn("pread64", finish_while).await;
+}
+
+#[tokio::test]
+async fn a_store_that_is_found_full_when_it_is_synced_takes_nothing() {
+    let Some(strace) = strace() else { return };
+    let watched = json!({ "health": { "storagedriver": { "interval": "20ms" } } });
+    let registry = TestRegistry::with(watched).await;
+    let alice = registry.user("alice");
+    let says = async |words: &str| {
+        until(async || alice.get("/readyz").await.expect(StatusCode::OK).body == words).await;
+    };
+    let faults = Faults::inject(&strace, &registry, "fdatasync", "ENOSPC", "1+", None).await;
+    says("ready\nnothing can be pushed: there is no space left\n").await;
+    assert!(faults.heal().await > 0);
+    says("ready\n").await;
+}
+
+#[tokio::test]
+async fn a_new_folder_is_only_used_once_it_would_outlive_a_crash() {
+    let Some(strace) = strace() else { return };
+    for (sync, is_used) in [("true", false), ("false", true)] {
+        let parent = tempfile::tempdir().unwrap();
+        let mut command = Command::new(&strace);
+        command.args(["--follow-forks", "--output=/dev/null", "--trace=fsync", "--inject=fsync:error=EIO"]);
+        command.arg("--trace-path").arg(parent.path()).arg(wharf::path()).arg("serve");
+        command.env_clear().env("REGISTRY_HTTP_ADDR", "127.0.0.1:0").current_dir("/");
+        command.env("REGISTRY_STORAGE_FILESYSTEM_ROOTDIRECTORY", parent.path().join("data"));
+        command.env("REGISTRY_STORAGE_FILESYSTEM_SYNC", sync);
+        let complaint = format!("cannot use {}: ", parent.path().display());
+        let outcome = move |line: &str| match line.contains("listening on") {
+            true => Some(true),
+            false => line.contains(&complaint).then_some(false),
+        };
+        let (_, was_used) = Process::start(command, outcome).await;
+        assert_eq!(was_used, is_used, "with sync: {sync}");
+    }
+}
+
 /// Pushes while calls of a kind fail, for each kind: all of them, every second one, and each in its turn. A push that fails does so with
 /// one of these answers.
 async fn every_call_fails_with(error: &str, answers: &[(u16, &str)]) {
-    let Some(strace) = tool::debian("strace") else { return };
+    let Some(strace) = strace() else { return };
     let registry = TestRegistry::start().await;
     let alice = registry.user("alice");
     let kept = some_image();

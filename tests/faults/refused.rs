@@ -3,16 +3,18 @@
 use std::fs::{self, Permissions};
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::process::CommandExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 use hyper::StatusCode;
 use serde_json::{Value, json};
+use tempfile::TempDir;
 
-use crate::harness::{Image, Layer, MIB, TestRegistry, User, registry::overlay, tool, until, wharf};
+use crate::harness::registry::{address_in, overlay};
+use crate::harness::{Image, Layer, MIB, TestRegistry, User, process::Process, tool, until, wharf};
 
 /// A file system that is mounted for as long as it lives.
-struct Mounted(tempfile::TempDir);
+struct Mounted(TempDir);
 
 impl Mounted {
     /// A small disk of its own.
@@ -27,14 +29,24 @@ impl Mounted {
     }
 
     fn with(options: impl FnOnce(&mut Command) -> &mut Command) -> Self {
-        let folder = tempfile::tempdir().unwrap();
-        let mounted = options(&mut Command::new("mount")).arg(folder.path()).status();
+        let mounted = Self(tempfile::tempdir().unwrap());
+        mounted.mount(options);
+        mounted
+    }
+
+    fn mount(&self, options: impl FnOnce(&mut Command) -> &mut Command) {
+        let mounted = options(&mut Command::new("mount")).arg(self.path()).status();
         assert!(mounted.unwrap().success());
-        Self(folder)
     }
 
     fn path(&self) -> &Path {
         self.0.path()
+    }
+
+    /// Takes it away, which leaves the folder below it.
+    fn unmount(&self) {
+        let unmounted = Command::new("umount").arg("--lazy").arg(self.path()).status();
+        assert!(unmounted.unwrap().success());
     }
 
     /// Lets other options hold, as soon as nothing is being written.
@@ -67,10 +79,14 @@ async fn a_full_disk_refuses_with_507_and_loses_nothing() {
 
     let large = Layer::random(16 * MIB);
     let upload = alice.begin_upload("team/app").await;
-    let refused = alice.finish_with(&upload, &large.digest(), large.bytes()).await;
+    alice.send(&upload, large.first(MIB)).await;
+    let refused = alice.finish_with(&upload, &large.digest(), large.from(MIB)).await;
     let refused = refused.expect(StatusCode::INSUFFICIENT_STORAGE);
     assert_eq!(refused.json()["errors"][0]["code"], "UNAVAILABLE");
     assert!(refused.json()["errors"][0]["message"].as_str().unwrap().contains("full"));
+    // Nobody gives the upload up, and what was acknowledged of it is kept. The rest leaves its room to others.
+    assert_eq!(alice.upload_end(&upload).await, MIB);
+    alice.push("team/app", "meanwhile", &Image::of(vec![Layer::random(MIB)])).await;
 
     // To the last byte.
     let filler = disk.path().join("filler");
@@ -83,25 +99,44 @@ async fn a_full_disk_refuses_with_507_and_loses_nothing() {
     let alice = registry.user("alice");
     assert_eq!(alice.pull("team/app", kept.layers[0].digest()).await, kept.layers[0]);
     says(&alice, "ready\nnothing can be pushed: there is no space left\n").await;
-    // Room again: the client gives up what filled the disk.
     fs::remove_file(filler).unwrap();
-    alice.cancel(&upload).await.expect(StatusCode::NO_CONTENT);
     says(&alice, "ready\n").await;
     assert!(alice.metrics().await.contains("\nwharf_store_writable 1\n"));
     alice.push("team/app", "after", &Image::of(vec![Layer::random(MIB)])).await;
 }
 
-/// Starts a server on a folder that it cannot use, perhaps as another user, and returns why it does not start.
-fn complaint_about(folder: &Path, program: &Path, user: Option<u32>) -> String {
+/// Somebody who owns nothing.
+const NOBODY: u32 = 65_534;
+
+/// A server on a folder, perhaps as another user.
+fn server_on(folder: &Path, program: &Path, user: Option<u32>) -> Command {
     let mut command = Command::new(program);
     command.arg("serve").env_clear().env("REGISTRY_HTTP_ADDR", "127.0.0.1:0");
     command.env("REGISTRY_STORAGE_FILESYSTEM_ROOTDIRECTORY", folder).current_dir("/");
     if let Some(user) = user {
         command.uid(user).gid(user);
     }
-    let ended = command.output().unwrap();
+    command
+}
+
+/// Starts a server on a folder that it cannot use, perhaps as another user, and returns why it does not start.
+fn complaint_about(folder: &Path, program: &Path, user: Option<u32>) -> String {
+    let ended = server_on(folder, program, user).output().unwrap();
     assert_eq!(ended.status.code(), Some(1));
     String::from_utf8(ended.stderr).unwrap()
+}
+
+fn allow(path: &Path, mode: u32) {
+    fs::set_permissions(path, Permissions::from_mode(mode)).unwrap();
+}
+
+/// The program in a folder for everybody: the checkout may lie where only this user can go.
+fn program_for_everybody() -> (TempDir, PathBuf) {
+    let programs = tempfile::tempdir().unwrap();
+    allow(programs.path(), 0o755);
+    let program = programs.path().join("wharf");
+    fs::copy(wharf::path(), &program).unwrap();
+    (programs, program)
 }
 
 #[test]
@@ -125,17 +160,11 @@ fn a_folder_that_this_user_may_not_use_is_named_at_the_start() {
     if !tool::root() {
         return;
     }
-    const NOBODY: u32 = 65_534;
     let parent = tempfile::tempdir().unwrap();
     let folder = parent.path().join("data");
-    std::fs::create_dir(&folder).unwrap();
-    let allow = |path: &Path, mode| std::fs::set_permissions(path, Permissions::from_mode(mode)).unwrap();
+    fs::create_dir(&folder).unwrap();
     allow(parent.path(), 0o755);
-    // The checkout may lie where only this user can go.
-    let programs = tempfile::tempdir().unwrap();
-    allow(programs.path(), 0o755);
-    let program = programs.path().join("wharf");
-    std::fs::copy(wharf::path(), &program).unwrap();
+    let (_programs, program) = program_for_everybody();
     for (mode, act) in [(0o755, "make"), (0o700, "list"), (0o711, "list")] {
         allow(&folder, mode);
         let complaint = complaint_about(&folder, &program, Some(NOBODY));
@@ -150,6 +179,19 @@ fn a_folder_that_this_user_may_not_use_is_named_at_the_start() {
 }
 
 #[tokio::test]
+async fn a_folder_is_made_where_this_user_may_not_look() {
+    if !tool::root() {
+        return;
+    }
+    let parent = tempfile::tempdir().unwrap();
+    allow(parent.path(), 0o733);
+    let (_programs, program) = program_for_everybody();
+    let command = server_on(&parent.path().join("data"), &program, Some(NOBODY));
+    let (server, _) = Process::start(command, address_in).await;
+    server.line(|line| line.contains("made, but not synced").then_some(())).await;
+}
+
+#[tokio::test]
 async fn a_folder_that_holds_no_registry_yet_is_named_in_the_log() {
     let registry = TestRegistry::start().await;
     registry.line_with("the folder holds no registry yet").await;
@@ -160,13 +202,20 @@ async fn a_folder_that_holds_no_registry_yet_is_named_in_the_log() {
 }
 
 #[tokio::test]
+async fn a_read_only_registry_in_an_empty_folder_is_a_warning() {
+    let empty = tempfile::tempdir().unwrap();
+    let registry = TestRegistry::with(read_only(watched(empty.path()))).await;
+    let line = registry.line_with("the folder holds no registry").await;
+    assert!(line.contains("is its volume mounted?"), "{line}");
+    assert_eq!(serde_json::from_str::<Value>(&line).unwrap()["level"], "WARN");
+}
+
+#[tokio::test]
 async fn a_read_only_registry_serves_and_takes_nothing() {
     let registry = TestRegistry::start().await;
     let image = Image::of(vec![Layer::random(1000)]);
     registry.user("alice").push("team/app", "1", &image).await;
-    let reading = registry
-        .replica_with(json!({ "storage": { "maintenance": { "readonly": { "enabled": true } } } }))
-        .await;
+    let reading = registry.replica_with(read_only(json!({}))).await;
     let bob = reading.user("bob");
     assert_eq!(bob.pull_manifest("team/app", "1").await, image.manifest);
     let refused = bob.delete("/v2/team/app/manifests/1").await.expect(StatusCode::METHOD_NOT_ALLOWED);
@@ -184,9 +233,7 @@ async fn a_read_only_mount_is_ready_in_read_only_mode_and_nothing_is_tried() {
     let image = Image::of(vec![Layer::random(1000)]);
     registry.user("alice").push("team/app", "1", &image).await;
     let mount = Mounted::folder(registry.data().ancestors().nth(3).unwrap(), "ro");
-    let mut settings = watched(mount.path());
-    overlay(&mut settings, &json!({ "storage": { "maintenance": { "readonly": { "enabled": true } } } }));
-    let reading = registry.replica_with(settings).await;
+    let reading = registry.replica_with(read_only(watched(mount.path()))).await;
     let bob = reading.user("bob");
     let looks = "wharf_backend_operation_duration_seconds_count{operation=\"probe\"} ";
     until(async || {
@@ -225,28 +272,43 @@ async fn a_volume_that_became_read_only_can_be_pulled_from() {
 
 #[tokio::test]
 async fn a_folder_that_is_away_makes_the_registry_unready_and_lets_it_live() {
-    let registry = TestRegistry::start().await;
+    let parent = tempfile::tempdir().unwrap();
+    let [folder, away] = ["data", "away"].map(|name| parent.path().join(name));
+    let registry = TestRegistry::with(watched(&folder)).await;
+    let alice = registry.user("alice");
     let image = Image::of(vec![Layer::random(1000)]);
-    registry.user("alice").push("team/app", "1", &image).await;
-    let folder = registry.data().ancestors().nth(3).unwrap().to_owned();
-    // One that writes might make it anew.
-    let mut settings = watched(&folder);
-    overlay(&mut settings, &json!({ "storage": { "maintenance": { "readonly": { "enabled": true } } } }));
-    let reading = registry.replica_with(settings).await;
-    let bob = reading.user("bob");
-    let ready_is = async |status: StatusCode| {
-        bob.get("/healthz").await.expect(StatusCode::OK);
-        bob.get("/readyz").await.status == status
-    };
-    drop(registry);
-    assert!(ready_is(StatusCode::OK).await);
-    let away = folder.with_extension("away");
+    alice.push("team/app", "1", &image).await;
+    assert!(is_ready(&alice).await);
     fs::rename(&folder, &away).unwrap();
-    until(async || ready_is(StatusCode::SERVICE_UNAVAILABLE).await).await;
-    reading.line_with("the store does not answer").await;
+    until(async || !is_ready(&alice).await).await;
+    registry.line_with("the store does not answer").await;
+    // Nor is it made anew for those who push.
+    let refused =
+        alice.ask(hyper::Method::POST, "/v2/team/app/blobs/uploads/", &[], bytes::Bytes::new()).await;
+    refused.expect(StatusCode::SERVICE_UNAVAILABLE);
     fs::rename(&away, &folder).unwrap();
-    until(async || ready_is(StatusCode::OK).await).await;
-    assert_eq!(bob.pull_manifest("team/app", "1").await, image.manifest);
+    until(async || is_ready(&alice).await).await;
+    assert_eq!(alice.pull_manifest("team/app", "1").await, image.manifest);
+}
+
+#[tokio::test]
+async fn a_volume_that_is_unmounted_makes_the_registry_unready_until_it_is_back() {
+    if !tool::root() {
+        return;
+    }
+    let folder = tempfile::tempdir().unwrap();
+    let mount = Mounted::folder(folder.path(), "rw");
+    let registry = TestRegistry::with(watched(mount.path())).await;
+    let alice = registry.user("alice");
+    let image = Image::of(vec![Layer::random(1000)]);
+    alice.push("team/app", "1", &image).await;
+    mount.unmount();
+    until(async || !is_ready(&alice).await).await;
+    let line = registry.line_with("the store does not answer").await;
+    assert!(line.contains("is the volume mounted?"), "{line}");
+    mount.mount(|mount| mount.args(["-o", "bind"]).arg(folder.path()));
+    until(async || is_ready(&alice).await).await;
+    assert_eq!(alice.pull_manifest("team/app", "1").await, image.manifest);
 }
 
 /// The settings of a registry in a folder at which it looks often.
@@ -256,6 +318,18 @@ fn watched(folder: &Path) -> Value {
         "health": { "storagedriver": { "interval": "20ms" } },
         "storage": { "filesystem": { "rootdirectory": folder } },
     })
+}
+
+/// The same, but nothing is written.
+fn read_only(mut settings: Value) -> Value {
+    overlay(&mut settings, &json!({ "storage": { "maintenance": { "readonly": { "enabled": true } } } }));
+    settings
+}
+
+/// Whether a registry, which is alive all the time, is ready.
+async fn is_ready(user: &User) -> bool {
+    user.get("/healthz").await.expect(StatusCode::OK);
+    user.get("/readyz").await.status == StatusCode::OK
 }
 
 /// Waits until a registry, which is ready all the time, says this of itself.

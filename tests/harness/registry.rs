@@ -154,6 +154,12 @@ impl TestRegistry {
         Self { program, settings, folder, server, address }
     }
 
+    /// Has all that the server prints searched for secrets, as is done of the program that is tested.
+    pub(crate) fn searched_for_secrets(mut self) -> Self {
+        self.server.prints_no_secret();
+        self
+    }
+
     /// Asks the server to stop.
     pub(crate) fn ask_to_stop(&self) {
         self.server.ask_to_stop();

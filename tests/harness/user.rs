@@ -193,11 +193,6 @@ impl User {
         }
     }
 
-    /// Gives up an upload.
-    pub(crate) async fn cancel(&self, upload: &Upload) -> Answer {
-        self.delete(&upload.location()).await
-    }
-
     /// Pushes a blob with one request after the one that begins.
     pub(crate) async fn push_blob(&self, repository: &str, content: Bytes) -> Digest {
         let digest = Digest::of(storage::Algorithm::Sha256, &content);

@@ -43,6 +43,7 @@ pub enum Verb {
     ProbeWriting,
     Push,
     Checkpoint,
+    CutBack,
     Content,
     Publish,
     Discard,
@@ -50,7 +51,7 @@ pub enum Verb {
 
 impl Verb {
     /// Every verb: those of [`Backend`], then those of [`Stage`].
-    pub const ALL: [Self; 21] = [
+    pub const ALL: [Self; 22] = [
         Self::Open,
         Self::Read,
         Self::ReadMany,
@@ -69,6 +70,7 @@ impl Verb {
         Self::ProbeWriting,
         Self::Push,
         Self::Checkpoint,
+        Self::CutBack,
         Self::Content,
         Self::Publish,
         Self::Discard,
@@ -95,6 +97,7 @@ impl Verb {
             Self::ProbeWriting => "probe_writing",
             Self::Push => "push",
             Self::Checkpoint => "checkpoint",
+            Self::CutBack => "cut_back",
             Self::Content => "content",
             Self::Publish => "publish",
             Self::Discard => "discard",
@@ -218,6 +221,10 @@ impl<A: Around> Stage for SurroundedStage<A> {
 
     async fn checkpoint(&mut self, state: &HashState) -> Result<(), BackendError> {
         self.around.around(Verb::Checkpoint, self.stage.checkpoint(state)).await
+    }
+
+    async fn cut_back(&mut self) -> Result<(), BackendError> {
+        self.around.around(Verb::CutBack, self.stage.cut_back()).await
     }
 
     async fn content(&mut self) -> Result<Object, BackendError> {

@@ -64,6 +64,7 @@ pub async fn check(make: impl Fn() -> Replicas) {
         an_upload_resumes_at_its_last_checkpoint
         an_upload_resumes_on_another_replica
         a_dropped_stage_keeps_what_was_checkpointed
+        a_stage_that_is_cut_back_keeps_what_was_checkpointed
         a_second_stage_is_refused_while_one_is_open
         two_writers_on_two_replicas_mix_nothing
         asking_how_far_an_upload_is_does_not_disturb_it
@@ -475,6 +476,27 @@ async fn a_dropped_stage_keeps_what_was_checkpointed(Replicas { here, .. }: &Rep
     stage.push(vec![" more".into()]).await?;
     stage.publish(&blob(b"kept more")).await?;
     assert_eq!(here.read(&blob(b"kept more"), 100).await?.as_deref(), Some(&b"kept more"[..]));
+    Ok(())
+}
+
+async fn a_stage_that_is_cut_back_keeps_what_was_checkpointed(
+    Replicas { here, there }: &Replicas,
+) -> Outcome {
+    let upload = new_upload();
+    here.begin_upload(&upload, Algorithm::Sha256).await?;
+    let mut hasher = Hasher::new(Algorithm::Sha256);
+    for piece in ["kept ", "and more"] {
+        let mut stage = open(&**here, &upload).await?;
+        hasher = push_and_checkpoint(&mut *stage, hasher, piece.as_bytes()).await?;
+        stage.push(vec![noise(200_000, 31)]).await?;
+        // Every call may be repeated.
+        stage.cut_back().await?;
+        stage.cut_back().await?;
+        drop(stage);
+        assert_eq!(*open(&**there, &upload).await?.resumed_from(), hasher.state());
+    }
+    open(&**there, &upload).await?.publish(&blob(b"kept and more")).await?;
+    assert_eq!(here.read(&blob(b"kept and more"), 100).await?.as_deref(), Some(&b"kept and more"[..]));
     Ok(())
 }
 

@@ -109,19 +109,26 @@ impl Volume {
             Ok(metadata) if metadata.is_dir() => {}
             Ok(_) => return Err(VolumeError::NotAFolder(root)),
             Err(error) if error.kind() == io::ErrorKind::NotFound && options.access == Access::ReadWrite => {
-                std::fs::create_dir(&root).map_err(|error| match error.kind() {
-                    io::ErrorKind::NotFound => VolumeError::Missing(root.clone()),
-                    _ => VolumeError::of("make", &root, error),
-                })?;
+                make_root(&root, options.durability)?;
             }
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Err(VolumeError::Missing(root)),
             Err(error) => return Err(VolumeError::of("look into", &root, error)),
         }
         if !root.join(layout::registry().as_str()).exists() {
-            // Right for the first start; after that, it is what a volume looks like that is not mounted.
-            tracing::info!(folder = %root.display(), "the folder holds no registry yet; if it should, see whether its volume is mounted");
+            let folder = root.display();
+            match options.access {
+                // Right for the first start; after that, it is what a volume looks like that is not mounted.
+                Access::ReadWrite => tracing::info!(
+                    %folder,
+                    "the folder holds no registry yet; if it should, see whether its volume is mounted"
+                ),
+                Access::ReadOnly => tracing::warn!(
+                    %folder,
+                    "the folder holds no registry, and none is made in read-only mode: is its volume mounted?"
+                ),
+            }
         }
-        let files = Files::new(root.clone(), options.durability);
+        let mut files = Files::new(root.clone(), options.durability);
         files.probe().map_err(|error| VolumeError::of("list", &root, error))?;
         if options.access == Access::ReadWrite {
             let staging = files.path(layout::staging().as_str());
@@ -139,6 +146,7 @@ impl Volume {
             }
             files.sweep_staging();
         }
+        files.remember_root().map_err(|error| VolumeError::of("look into", &root, error))?;
         Ok(Self { files: Arc::new(files) })
     }
 
@@ -318,6 +326,34 @@ impl Backend for Volume {
     }
 }
 
+/// Makes the folder that keeps all the others, so that it is there after a crash.
+fn make_root(root: &Path, durability: Durability) -> Result<(), VolumeError> {
+    std::fs::create_dir(root).map_err(|error| match error.kind() {
+        io::ErrorKind::NotFound => VolumeError::Missing(root.to_owned()),
+        _ => VolumeError::of("make", root, error),
+    })?;
+    if durability == Durability::Buffered {
+        return Ok(());
+    }
+    // The parent of a relative path may be unnamed.
+    let named = root.parent().filter(|parent| !parent.as_os_str().is_empty());
+    let parent = named.unwrap_or(Path::new("."));
+    match File::open(parent) {
+        // Something can be made there, and yet not be listed.
+        Err(error) if error.kind() == io::ErrorKind::PermissionDenied => {
+            tracing::warn!(
+                folder = %root.display(),
+                error = &error as &dyn std::error::Error,
+                "the folder was made, but not synced: its parent may not be read"
+            );
+            Ok(())
+        }
+        opened => opened
+            .and_then(|parent| parent.sync_all())
+            .map_err(|error| VolumeError::of("sync", parent, error)),
+    }
+}
+
 /// Runs `work` on the pool of threads that may block.
 async fn blocking<T: Send + 'static>(
     operation: &'static str,
@@ -347,7 +383,9 @@ fn sync(file: &File, durability: Durability) -> io::Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::backend::around::Surrounded;
     use crate::backend::conformance;
+    use crate::backend::fault::{Failure, Faults, Moment};
     use crate::{Digest, Hasher, Registry, RegistryOptions, UploadId};
 
     fn key() -> UploadKey {
@@ -394,6 +432,97 @@ mod tests {
         stage.publish(&blob).await.unwrap();
         assert_eq!(volume.read(&blob, 100).await.unwrap().unwrap(), "kept again");
         assert!(volume.upload(&upload).await.unwrap().is_none());
+    }
+
+    #[tokio::test]
+    async fn what_nobody_can_resume_from_takes_no_room_on_a_full_store() {
+        let (folder, volume) = volume();
+        let faults = Arc::new(Faults::default());
+        let faulty = Surrounded::new(Arc::new(volume), faults.clone());
+        let registry = Registry::new(Arc::new(faulty), RegistryOptions::default());
+        let UploadKey { repository, .. } = key();
+        let writer = registry.writer(repository.clone());
+        let id = writer.begin_upload(Algorithm::Sha256).await.unwrap();
+        let data = folder.path().join(layout::upload_data(&UploadKey { repository, id }).as_str());
+        let body = |bytes: &'static [u8]| {
+            futures_util::stream::iter([Ok::<_, io::Error>(Bytes::from_static(bytes))])
+        };
+        let mut upload = writer.resume_upload(id).await.unwrap().unwrap();
+        upload.receive(body(b"kept")).await.unwrap();
+        upload.keep().await.unwrap();
+        drop(upload);
+
+        let digest = Digest::of(Algorithm::Sha256, b"kept and more");
+        // Room is short after some more bytes, for their checkpoint, or for the link to the blob that they become.
+        for (failing, moment, is_last) in
+            [(1, Moment::After, false), (2, Moment::Before, false), (2, Moment::Before, true)]
+        {
+            faults.fail(failing, Failure { fault: Fault::Full, moment });
+            let mut upload = writer.resume_upload(id).await.unwrap().unwrap();
+            let is_refused = match upload.receive(body(b" and more")).await {
+                Err(_) => true,
+                Ok(()) if is_last => upload.finish(&digest).await.is_err(),
+                Ok(()) => upload.keep().await.is_err(),
+            };
+            assert!(is_refused, "{:?}", faults.heal());
+            assert_eq!(std::fs::read(&data).unwrap(), b"kept", "{:?}", faults.heal());
+        }
+        let mut upload = writer.resume_upload(id).await.unwrap().unwrap();
+        upload.receive(body(b" and more")).await.unwrap();
+        upload.finish(&digest).await.unwrap();
+        let blob = folder.path().join(layout::blob(&digest).as_str());
+        assert_eq!(std::fs::read(blob).unwrap(), b"kept and more");
+    }
+
+    #[tokio::test]
+    async fn a_repository_that_was_never_more_than_uploads_goes_with_the_last_of_them() {
+        let (folder, volume) = volume();
+        let (first, last) = (key(), key());
+        for upload in [&first, &last] {
+            volume.begin_upload(upload, Algorithm::Sha256).await.unwrap();
+        }
+        volume.stage(&first).await.unwrap().unwrap().discard().await.unwrap();
+        assert!(volume.upload(&last).await.unwrap().is_some());
+        volume.stage(&last).await.unwrap().unwrap().discard().await.unwrap();
+        let repositories = folder.path().join(layout::repositories().as_str());
+        assert_eq!(std::fs::read_dir(repositories).unwrap().count(), 0);
+    }
+
+    #[tokio::test]
+    async fn uploads_begin_while_others_of_their_repository_go() {
+        let folder = tempfile::tempdir().unwrap();
+        let options = VolumeOptions { durability: Durability::Buffered, access: Access::ReadWrite };
+        let [here, there] = [(), ()].map(|()| Volume::open(folder.path(), options).unwrap());
+        let come_and_go = async |volume: &Volume| {
+            for _ in 0..300 {
+                let upload = key();
+                volume.begin_upload(&upload, Algorithm::Sha256).await?;
+                volume.stage(&upload).await?.expect("it has begun").discard().await?;
+            }
+            Ok::<_, BackendError>(())
+        };
+        tokio::try_join!(come_and_go(&here), come_and_go(&there)).unwrap();
+    }
+
+    #[tokio::test]
+    async fn a_root_that_has_gone_is_not_made_anew_and_another_one_is_not_taken_for_it() {
+        let folder = tempfile::tempdir().unwrap();
+        let [root, away] = ["data", "away"].map(|name| folder.path().join(name));
+        let volume = Volume::open(&root, VolumeOptions::default()).unwrap();
+        volume.probe().await.unwrap();
+        std::fs::rename(&root, &away).unwrap();
+        assert!(volume.probe().await.is_err() && volume.probe_writing().await.is_err());
+        assert!(volume.write(&layout::probe(), Bytes::new()).await.is_err());
+        assert!(volume.begin_upload(&key(), Algorithm::Sha256).await.is_err());
+        assert!(!root.exists());
+
+        std::fs::create_dir(&root).unwrap();
+        let another = volume.probe().await.unwrap_err().source.unwrap().to_string();
+        assert!(another.contains("is the volume mounted?"), "{another}");
+        std::fs::remove_dir(&root).unwrap();
+        std::fs::rename(&away, &root).unwrap();
+        volume.probe().await.unwrap();
+        volume.probe_writing().await.unwrap();
     }
 
     #[tokio::test]

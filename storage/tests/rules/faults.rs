@@ -63,9 +63,10 @@ async fn try_with_every_fault<S: Default>(
     act: impl AsyncFn(&Registry, &Before, &S) -> Outcome,
     is_done: impl AsyncFn(&Registry, &Before, &S) -> bool,
 ) {
-    let ways =
-        [Moment::Before, Moment::After].into_iter().flat_map(|moment| [(moment, false), (moment, true)]);
-    for (moment, lasting) in ways {
+    let failures = [Fault::Unavailable, Fault::Full]
+        .into_iter()
+        .flat_map(|fault| [Moment::Before, Moment::After].map(|moment| Failure { fault, moment }));
+    for (failure, lasting) in failures.flat_map(|failure| [(failure, false), (failure, true)]) {
         for call in 0.. {
             let store = empty_registry();
             let before = Before::push(&store).await;
@@ -73,7 +74,6 @@ async fn try_with_every_fault<S: Default>(
             let faulty = Surrounded::new(store.backend.clone(), faults.clone());
             let registry = Registry::new(Arc::new(faulty), RegistryOptions::default());
             let state = S::default();
-            let failure = Failure { fault: Fault::Unavailable, moment };
             if lasting {
                 faults.fail_from(call, failure);
             } else {
@@ -82,7 +82,7 @@ async fn try_with_every_fault<S: Default>(
             let outcome = act(&registry, &before, &state).await;
             let calls = faults.heal();
             let reached = calls.len() > call;
-            let story = format!("{moment:?} call {call} of {calls:?}");
+            let story = format!("{failure:?}, call {call} of {calls:?}");
 
             before.assert_whole(&store.another_replica()).await;
             match outcome {

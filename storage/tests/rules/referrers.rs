@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 
 use bytes::Bytes;
 use proptest::prelude::*;
+use serde_json::{Value, json};
 use storage::{Algorithm, Digest, Reader, layout};
 
 use super::{CASES, empty_registry};
@@ -22,12 +23,43 @@ async fn assert_referrers(registry: &TestRegistry, subject: &Digest, expected: &
     }
 }
 
-fn fallback_tag(subject: &Digest) -> String {
+pub(super) fn fallback_tag(subject: &Digest) -> String {
     subject.to_string().replace(':', "-")
+}
+
+/// Keeps an artifact as distribution does, which takes what Wharf would refuse and knows of no referrers.
+pub(super) async fn keep(registry: &TestRegistry, digest: &Digest, bytes: &Bytes) {
+    registry.backend.write(&layout::blob(digest), bytes.clone()).await.unwrap();
+    let link = layout::revision_link(&name("team/app"), digest);
+    registry.backend.write(&link, Bytes::from(digest.to_string())).await.unwrap();
+}
+
+/// Has the fallback tag list these entries, as distribution keeps it.
+async fn list(registry: &TestRegistry, subject: &Digest, entries: Vec<Value>) {
+    let index = Bytes::from(
+        json!({ "schemaVersion": 2, "mediaType": "application/vnd.oci.image.index.v1+json", "manifests": entries })
+            .to_string(),
+    );
+    let digest = Digest::of(Algorithm::Sha256, &index);
+    keep(registry, &digest, &index).await;
+    let link = layout::tag_link(&name("team/app"), &fallback_tag(subject).parse().unwrap());
+    registry.backend.write(&link, Bytes::from(digest.to_string())).await.unwrap();
+}
+
+/// How a client that does not look closely lists an artifact.
+fn careless_entry(artifact: &Artifact) -> Value {
+    json!({
+        "mediaType": "application/octet-stream",
+        "digest": artifact.digest,
+        "size": 2,
+        "artifactType": "application/octet-stream",
+        "annotations": null,
+    })
 }
 
 #[derive(Clone, Debug)]
 enum Act {
+    /// By one who links referrers, or one who does not; it depends on the artifact.
     Push(usize),
     Delete(usize),
     /// A client that knows of no referrers API lists some in the fallback tag.
@@ -52,15 +84,20 @@ proptest! {
         tell(async {
             let registry = empty_registry();
             let subject = Digest::of(Algorithm::Sha256, b"not pushed yet");
-            // Half of them name the subject themselves; the others only count while the fallback tag lists them.
-            let artifacts: Vec<Artifact> = (0..24)
-                .map(|n| Artifact::about((n % 2 == 0).then_some(subject), &n.to_string()))
-                .collect();
+            let another = Digest::of(Algorithm::Sha256, b"another");
+            // Those that are linked, those that count only while the fallback tag lists them, and those that never do.
+            let named = [Some(subject), Some(subject), Some(another), None];
+            let artifacts: Vec<Artifact> =
+                (0..24).map(|n| Artifact::about(named[n % 4], &n.to_string())).collect();
             let (mut pushed, mut listed) = (BTreeSet::new(), Vec::new());
             for act in acts {
                 match act {
                     Act::Push(n) => {
-                        registry.push("team/app", &artifacts[n], &[]).await;
+                        if n % 4 == 1 {
+                            keep(&registry, &artifacts[n].digest, &artifacts[n].bytes).await;
+                        } else {
+                            registry.push("team/app", &artifacts[n], &[]).await;
+                        }
                         pushed.insert(n);
                     }
                     Act::Delete(n) => {
@@ -75,10 +112,13 @@ proptest! {
                     }
                 }
             }
-            let expected: Vec<&Artifact> = pushed
-                .iter()
-                .filter(|n| *n % 2 == 0 || listed.contains(n))
-                .map(|n| &artifacts[*n])
+            let pushed_of = |kind: usize| pushed.iter().copied().filter(move |n| n % 4 == kind);
+            // What is remembered of these is nothing to the subject.
+            let of_another: Vec<&Artifact> = pushed_of(2).map(|n| &artifacts[n]).collect();
+            assert_referrers(&registry, &another, &of_another).await;
+            let expected: Vec<&Artifact> = pushed_of(0)
+                .chain(pushed_of(1).filter(|n| listed.contains(n)))
+                .map(|n| &artifacts[n])
                 .collect();
             assert_referrers(&registry, &subject, &expected).await;
             Ok(())
@@ -167,30 +207,58 @@ async fn a_descriptor_that_is_missing_or_torn_is_read_from_its_manifest() {
 async fn an_entry_of_the_fallback_tag_that_is_no_descriptor_hides_no_other() {
     let registry = empty_registry();
     let subject = Digest::of(Algorithm::Sha256, b"subject");
-    let [good, without] = ["good", "without annotations"].map(Artifact::noted);
-    for artifact in [&good, &without] {
-        registry.push("team/app", artifact, &[]).await;
+    let [good, odd] = ["good", "odd"].map(|note| Artifact::about(Some(subject), note));
+    for artifact in [&good, &odd] {
+        keep(&registry, &artifact.digest, &artifact.bytes).await;
     }
-    let entry = |digest: &str| serde_json::json!({ "mediaType": "application/vnd.oci.image.manifest.v1+json", "digest": digest, "size": 2 });
-    let mut null = entry(&without.digest.to_string());
-    null["annotations"] = serde_json::Value::Null;
-    let mut number = entry(&good.digest.to_string());
-    number["annotations"] = serde_json::json!({ "note": 1 });
-    let mut entries = vec![null, number, entry("blake3:abcdef"), entry("?"), serde_json::json!(7)];
-    entries.push(entry(&good.digest.to_string()));
-    let index = Bytes::from(
-        serde_json::json!({ "schemaVersion": 2, "mediaType": "application/vnd.oci.image.index.v1+json", "manifests": entries })
-            .to_string(),
-    );
-    // Distribution takes what Wharf would refuse.
-    let digest = Digest::of(Algorithm::Sha256, &index);
-    let link = Bytes::from(digest.to_string());
-    let repository = name("team/app");
-    registry.backend.write(&layout::blob(&digest), index).await.unwrap();
-    registry.backend.write(&layout::revision_link(&repository, &digest), link.clone()).await.unwrap();
-    let tag = fallback_tag(&subject).parse().unwrap();
-    registry.backend.write(&layout::tag_link(&repository, &tag), link).await.unwrap();
-    assert_referrers(&registry, &subject, &[&good, &without]).await;
+    let mut entry = careless_entry(&odd);
+    entry["annotations"] = json!({ "note": 1 });
+    let nothing = ["blake3:abcdef", "?"].map(|digest| json!({ "digest": digest, "size": 2 }));
+    let entries = [json!(7), Value::Null, json!({ "size": 2 })].into_iter().chain(nothing);
+    list(&registry, &subject, entries.chain([entry, careless_entry(&good)]).collect()).await;
+    assert_referrers(&registry, &subject, &[&good, &odd]).await;
+}
+
+#[tokio::test]
+async fn a_referrer_is_shown_as_its_manifest_has_it_whatever_the_fallback_tag_says() {
+    let registry = empty_registry();
+    let subject = Digest::of(Algorithm::Sha256, b"subject");
+    let signature = Artifact::about(Some(subject), "signature");
+    keep(&registry, &signature.digest, &signature.bytes).await;
+    list(&registry, &subject, vec![careless_entry(&signature)]).await;
+    // Read, and then remembered.
+    for _ in 0..2 {
+        let all = referrers(&registry.reader("team/app"), &subject).await;
+        let [shown] = &*all else { panic!("{all:?}") };
+        assert_eq!(shown.media_type, "application/vnd.oci.image.manifest.v1+json");
+        assert_eq!(shown.artifact_type.as_deref(), Some("application/vnd.example.note"));
+        assert_eq!(shown.annotations["note"], "signature");
+        assert_eq!(shown.size, signature.bytes.len() as u64);
+    }
+}
+
+#[tokio::test]
+async fn the_fallback_tag_makes_no_referrer_of_what_does_not_name_the_subject() {
+    let registry = empty_registry();
+    let subject = Digest::of(Algorithm::Sha256, b"subject");
+    let another = Digest::of(Algorithm::Sha256, b"another");
+    let signature = Artifact::about(Some(subject), "signature");
+    let of_another = Artifact::about(Some(another), "of another");
+    let of_nothing = Artifact::noted("of nothing");
+    let torn = Artifact::about(Some(subject), "torn");
+    for artifact in [&signature, &of_another, &of_nothing] {
+        keep(&registry, &artifact.digest, &artifact.bytes).await;
+    }
+    keep(&registry, &torn.digest, &torn.bytes.slice(..100)).await;
+    let missing = Artifact::about(Some(subject), "missing");
+    let all = [&signature, &of_another, &of_nothing, &torn, &missing];
+    for subject in [&another, &subject] {
+        list(&registry, subject, all.map(careless_entry).to_vec()).await;
+    }
+    // What is remembered of the one is nothing to the other.
+    assert_referrers(&registry, &another, &[&of_another]).await;
+    assert_referrers(&registry, &subject, &[&signature]).await;
+    assert_referrers(&registry, &another, &[&of_another]).await;
 }
 
 #[tokio::test]
@@ -200,10 +268,13 @@ async fn referrers_go_on_after_any_digest_however_they_came() {
     let (mut linked, mut listed) = (Vec::new(), Vec::new());
     for (n, algorithm) in Algorithm::ALL.into_iter().cycle().take(8).enumerate() {
         linked.push(Artifact::about(Some(subject), &format!("linked {n}")).by(algorithm));
-        listed.push(Artifact::noted(&format!("listed {n}")).by(algorithm));
+        listed.push(Artifact::about(Some(subject), &format!("listed {n}")).by(algorithm));
     }
-    for artifact in linked.iter().chain(&listed) {
+    for artifact in &linked {
         registry.push("team/app", artifact, &[]).await;
+    }
+    for artifact in &listed {
+        keep(&registry, &artifact.digest, &artifact.bytes).await;
     }
     registry.push("team/app", &Artifact::index_of(&listed), &[&fallback_tag(&subject)]).await;
     let mut all: Vec<Digest> = linked.iter().chain(&listed).map(|artifact| artifact.digest).collect();

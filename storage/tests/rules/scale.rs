@@ -5,6 +5,7 @@ use storage::backend::around::Verb;
 use storage::{Algorithm, Digest, layout};
 
 use super::empty_registry;
+use super::referrers::{fallback_tag, keep};
 use crate::harness::{Artifact, calls, name, referrers};
 
 const FEW: usize = 500;
@@ -79,6 +80,25 @@ async fn referrers_are_listed_for_the_first_time_without_reading_their_manifests
     });
     // The fallback tag; the links by either algorithm, and whether they hold; the descriptors of all at once.
     assert_eq!(listed.await, [(Verb::Read, 1), (Verb::ReadMany, 1), (Verb::Sizes, 2), (Verb::Children, 2)]);
+}
+
+#[tokio::test]
+async fn referrers_that_a_fallback_tag_lists_are_read_together_and_once() {
+    let registry = empty_registry();
+    let subject = Digest::of(Algorithm::Sha256, b"subject");
+    let artifacts: Vec<_> =
+        (0..FEW).map(|number| Artifact::about(Some(subject), &numbered(number))).collect();
+    for artifact in &artifacts {
+        keep(&registry, &artifact.digest, &artifact.bytes).await;
+    }
+    registry.push("team/app", &Artifact::index_of(&artifacts), &[&fallback_tag(&subject)]).await;
+    let listed = calls(&registry, async |registry| {
+        for _ in 0..2 {
+            assert_eq!(referrers(&registry.reader(name("team/app")), &subject).await.len(), FEW);
+        }
+    });
+    let listed = listed.await;
+    assert!(listed.contains(&(Verb::ReadMany, 1)), "{listed:?}");
 }
 
 #[tokio::test]

@@ -4,7 +4,8 @@ use bytes::Bytes;
 use hyper::StatusCode;
 
 use super::faults::{Faults, each_in_turn};
-use crate::harness::{Image, Layer, TestRegistry, User, tool};
+use crate::faults::strace;
+use crate::harness::{Image, Layer, TestRegistry, User};
 
 /// The calls by which a deletion touches its folder.
 const CALLS: [&str; 9] =
@@ -29,7 +30,7 @@ async fn a_deletion_in_a_folder_that_vanished_is_done_or_refused() {
 /// Deletes a tag, a manifest and a blob while each call of a kind fails in its turn, for each kind. What is refused, is with one of
 /// these statuses.
 async fn each_call_fails_with(error: &str, statuses: &[u16]) {
-    let Some(strace) = tool::debian("strace") else { return };
+    let Some(strace) = strace() else { return };
     let registry = TestRegistry::start().await;
     let alice = registry.user("alice");
     let kept = Image::of(vec![Layer::random(1000)]);

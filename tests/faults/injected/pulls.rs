@@ -5,7 +5,8 @@ use hyper::{Method, StatusCode};
 use serde_json::{Value, json};
 
 use super::faults::{Faults, each_in_turn};
-use crate::harness::{Image, Layer, TestRegistry, User, tool, user::Answer};
+use crate::faults::strace;
+use crate::harness::{Image, Layer, TestRegistry, User, user::Answer};
 
 /// The calls by which a pull touches its folder; `sendfile` sends blobs.
 const CALLS: [&str; 6] = ["openat", "newfstatat", "statx", "read", "getdents64", "sendfile"];
@@ -31,7 +32,7 @@ async fn a_pull_from_a_folder_that_vanished_is_right_or_refused() {
 
 /// Pulls everything while each call of a kind fails in its turn, for each kind. What fails does so with one of these answers.
 async fn each_call_fails_with(error: &str, statuses: &[u16]) {
-    let Some(strace) = tool::debian("strace") else { return };
+    let Some(strace) = strace() else { return };
     // Nothing is remembered: each pull reads all that it shows.
     let cache = json!({ "membershipttl": "0s", "tagttl": "0s", "manifestbytes": 0 });
     let storage = json!({ "storage": { "cache": cache, "delete": { "enabled": true } } });

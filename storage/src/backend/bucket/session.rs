@@ -288,6 +288,10 @@ impl Stage for BucketStage {
         session.put(bucket, &writer.upload).await
     }
 
+    async fn cut_back(&mut self) -> Result<(), BackendError> {
+        Ok(())
+    }
+
     async fn content(&mut self) -> Result<Object, BackendError> {
         let Some(content) = self.complete().await? else {
             let tail = Tail(Bytes::copy_from_slice(&self.tail));

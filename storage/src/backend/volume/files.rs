@@ -25,6 +25,8 @@ const ATTEMPTS: usize = 8;
 #[derive(Debug)]
 pub(super) struct Files {
     root: PathBuf,
+    /// Which folder the root was when it was opened.
+    opened: Option<RootId>,
     durability: Durability,
     /// Folders to which the way from the root was synced by this process.
     reached: Cache<PathBuf, FolderId>,
@@ -33,6 +35,9 @@ pub(super) struct Files {
 
 /// Which folder it was: one that is removed and made again is another.
 type FolderId = (u64, u64, Option<SystemTime>);
+
+/// The same without the device, which may have another number once it was mounted again.
+type RootId = (u64, Option<SystemTime>);
 
 /// The folders by whose entries something is found, without those that are known to have reached the disk.
 #[derive(Debug, Default)]
@@ -62,7 +67,19 @@ pub(super) enum Read {
 impl Files {
     pub(super) fn new(root: PathBuf, durability: Durability) -> Self {
         const REMEMBERED: usize = 4096;
-        Self { root, durability, reached: Cache::new(REMEMBERED), listings: Listings::new() }
+        Self { root, opened: None, durability, reached: Cache::new(REMEMBERED), listings: Listings::new() }
+    }
+
+    /// Remembers which folder the root is. To be called after the first write: by that, one of a container's image is
+    /// copied.
+    pub(super) fn remember_root(&mut self) -> io::Result<()> {
+        self.opened = Some(self.root_id()?);
+        Ok(())
+    }
+
+    fn root_id(&self) -> io::Result<RootId> {
+        let root = fs::metadata(&self.root)?;
+        Ok((root.ino(), root.created().ok()))
     }
 
     /// The path of a key or folder.
@@ -119,29 +136,36 @@ impl Files {
                         && from.try_exists()? =>
                 {
                     attempts += 1;
-                    match self.make_folder(parent) {
-                        // Nor is the one that was made above it a moment ago.
-                        Err(error) if error.kind() == io::ErrorKind::NotFound => {}
-                        made => made?,
-                    }
+                    self.make_folder(parent)?;
                 }
                 Err(error) => return Err(error),
             }
         }
     }
 
-    /// Makes a folder and those above it, up to the root; not durably.
+    /// Makes a folder and those above it, below the root; not durably. A root that has gone is not made anew: its
+    /// volume may be back any time, and hide what was put in its place.
     pub(super) fn make_folder(&self, folder: &Path) -> io::Result<()> {
-        let make = || match fs::create_dir(folder) {
-            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(()),
-            made => made.map(|()| self.listings.changed(folder)),
-        };
-        match make() {
-            Err(error) if error.kind() == io::ErrorKind::NotFound && folder != self.root => {
-                self.make_folder(parent(folder)?)?;
-                make()
+        let above = parent(folder)?;
+        let mut attempts = 0;
+        loop {
+            match fs::create_dir(folder) {
+                Ok(()) => {
+                    self.listings.changed(folder);
+                    return Ok(());
+                }
+                Err(error) if error.kind() == io::ErrorKind::AlreadyExists => return Ok(()),
+                // The folder above is not there yet, or somebody who found it empty has just removed it.
+                Err(error)
+                    if error.kind() == io::ErrorKind::NotFound
+                        && attempts < ATTEMPTS
+                        && above != self.root =>
+                {
+                    attempts += 1;
+                    self.make_folder(above)?;
+                }
+                Err(error) => return Err(error),
             }
-            made => made,
         }
     }
 
@@ -283,6 +307,19 @@ impl Files {
         }
     }
 
+    /// Removes the folders above `path` in which nothing is left, below `top`; not durably. Whoever is about to put
+    /// something into one of them makes it again.
+    pub(super) fn remove_empty_above(&self, path: &Path, top: &Path) {
+        for folder in path.ancestors().skip(1).take_while(|folder| *folder != top) {
+            if fs::remove_dir(folder).is_err() {
+                return;
+            }
+            // The next one may get its number.
+            self.reached.remove(folder);
+            self.listings.changed(folder);
+        }
+    }
+
     /// Makes the entries of a folder durable. A folder that has gone meanwhile has none.
     pub(super) fn sync_folder(&self, folder: &Path) -> io::Result<()> {
         if self.durability == Durability::Buffered {
@@ -294,17 +331,25 @@ impl Files {
         }
     }
 
-    /// Looks into the root.
+    /// Looks into the root, and whether it is the one that was opened: a volume that is unmounted leaves a folder.
     pub(super) fn probe(&self) -> io::Result<()> {
+        let root = self.root_id()?;
+        if self.opened.is_some_and(|opened| opened != root) {
+            return Err(io::Error::other(format!(
+                "another folder is at {} than at the start: is the volume mounted? If it was replaced, restart",
+                self.root.display()
+            )));
+        }
         fs::read_dir(&self.root)?.next().transpose().map(drop)
     }
 
-    /// Writes a file and removes it.
+    /// Writes a file and removes it. Some stores say only when it is synced that they have no room for it.
     pub(super) fn probe_writing(&self) -> io::Result<()> {
         let (staged, file) = self.stage()?;
-        let written = file.write_all_at(b"probe", 0);
-        fs::remove_file(&staged)?;
-        written
+        let written = file.write_all_at(b"probe", 0).and_then(|()| sync(&file, self.durability));
+        // NFS keeps what is removed while it is open.
+        drop(file);
+        written.and(fs::remove_file(&staged))
     }
 
     /// Removes what crashes left in the staging folder. What cannot be removed stays for the next time.

@@ -16,7 +16,7 @@ use tokio::task::spawn_blocking;
 use super::files::{self, Files};
 use super::syncing::Syncing;
 use super::{Durability, blocking, ended, sync};
-use crate::backend::{BackendError, Content, Object, Stage, UploadStatus};
+use crate::backend::{BackendError, Content, Fault, Object, Stage, UploadStatus};
 use crate::digest::{Algorithm, HashState, Hasher};
 use crate::kernel;
 use crate::layout::{self, Key, UploadKey};
@@ -117,6 +117,23 @@ fn write_checkpoint(files: &Files, upload: &UploadKey, state: &HashState) -> io:
     Ok(file)
 }
 
+/// Cuts off what lies after the last checkpoint of an upload whose lock is held, and gives that checkpoint. `None`
+/// if `data` is not the upload's any more: whoever had the lock before may have published or discarded it.
+fn cut_back(files: &Files, upload: &UploadKey, data: &File) -> io::Result<Option<HashState>> {
+    let there = match fs::metadata(files.path(layout::upload_data(upload).as_str())) {
+        Err(error) if files::is_absence(&error) => return Ok(None),
+        there => there?,
+    };
+    let started = files::size(&files.path(layout::upload_started(upload).as_str()))?;
+    let data_now = data.metadata()?;
+    if there.ino() != data_now.ino() || started.is_none() {
+        return Ok(None);
+    }
+    let last = last_checkpoint(files, upload, data_now.len())?;
+    data.set_len(last.offset())?;
+    Ok(Some(last))
+}
+
 impl VolumeStage {
     /// Opens an upload at its last checkpoint. An error of the kind `WouldBlock` says that somebody else has it open.
     pub(super) fn open(files: Arc<Files>, key: UploadKey) -> io::Result<Option<Self>> {
@@ -130,17 +147,8 @@ impl VolumeStage {
             data => data?,
         };
         data.try_lock()?;
-        // Whoever had the lock before may have published or discarded the file that was opened here.
-        let still_there = match fs::metadata(&path) {
-            Err(error) if files::is_absence(&error) => false,
-            metadata => metadata?.ino() == data.metadata()?.ino(),
-        };
-        if !still_there || files::size(&started)?.is_none() {
-            return Ok(None);
-        }
-        let resumed_from = last_checkpoint(&files, &key, data.metadata()?.len())?;
+        let Some(resumed_from) = cut_back(&files, &key, &data)? else { return Ok(None) };
         let end = resumed_from.offset();
-        data.set_len(end)?;
         let data = Arc::new(data);
         Ok(Some(Self { files, key, data, resumed_from, end, written_out: end }))
     }
@@ -240,6 +248,11 @@ impl Stage for VolumeStage {
         .await
     }
 
+    async fn cut_back(&mut self) -> Result<(), BackendError> {
+        let (files, key, data) = (self.files.clone(), self.key.clone(), self.data.clone());
+        blocking("cut back", &self.key.to_string(), move || cut_back(&files, &key, &data).map(drop)).await
+    }
+
     async fn content(&mut self) -> Result<Object, BackendError> {
         Ok(Object { size: self.end, content: Content::File(self.data.clone()) })
     }
@@ -249,11 +262,14 @@ impl Stage for VolumeStage {
         let place = key.to_string();
         let from = files.path(layout::upload_data(&key).as_str());
         let to = files.path(to.as_str());
-        let renamed = files.clone();
+        let (renamed, upload) = (files.clone(), key.clone());
         let way = blocking("publish", &place, move || {
-            sync(&data, renamed.durability())?;
-            let way = renamed.rename(&from, &to)?;
-            Ok(Syncing::begin(&renamed, way))
+            let way = sync(&data, renamed.durability()).and_then(|()| renamed.rename(&from, &to));
+            if way.as_ref().is_err_and(|error| Fault::of(error) == Fault::Full) {
+                // Only for the room: whoever opens the upload next does it, too.
+                let _ = cut_back(&renamed, &upload, &data);
+            }
+            Ok(Syncing::begin(&renamed, way?))
         });
         way.await?.end("publish", &place).await?;
         blocking("publish", &place, move || {
@@ -270,7 +286,10 @@ impl Stage for VolumeStage {
         let Self { files, key, data, .. } = *self;
         blocking("discard", &key.to_string(), move || {
             files::remove(&files.path(layout::upload_started(&key).as_str()))?;
-            files.delete_folder(&files.path(layout::upload(&key).as_str()))?;
+            let folder = files.path(layout::upload(&key).as_str());
+            files.delete_folder(&folder)?;
+            // Of a repository that never held more, nothing stays.
+            files.remove_empty_above(&folder, &files.path(layout::repositories().as_str()));
             // Held until here, so that nobody resumes what is going away.
             drop(data);
             Ok(())
