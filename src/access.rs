@@ -17,6 +17,7 @@ use std::sync::Arc;
 
 use auth::{Authorizer, Decision, Identity, ResourceAttributes};
 use futures_util::stream::{self, StreamExt, TryStreamExt};
+use storage::backend::BackendError;
 use storage::{AnyRepository, CatalogPage, Deleter, Reader, Registry, RepositoryName, Tag, Writer};
 
 use crate::api::error::ApiError;
@@ -313,9 +314,20 @@ impl PushAccess {
 }
 
 impl DeleteAccess {
-    /// Puts into the audit log what was deleted.
-    pub async fn was_used(&self, deed: Deed<'_>) {
-        self.grant.was_used(Act::Delete, self.repository(), deed).await;
+    /// Puts into the audit log what was deleted, if it `existed`. Where that is not known because the store failed, it may be gone.
+    ///
+    /// # Errors
+    /// The store's failure.
+    pub async fn was_used(
+        &self,
+        existed: Result<bool, BackendError>,
+        deed: Deed<'_>,
+    ) -> Result<bool, BackendError> {
+        if !matches!(existed, Ok(false)) {
+            let deed = Deed { failed: existed.is_err(), ..deed };
+            self.grant.was_used(Act::Delete, self.repository(), deed).await;
+        }
+        existed
     }
 }
 

@@ -28,6 +28,7 @@ use axum::response::{IntoResponse, Response};
 use axum::routing::any;
 use bytes::Bytes;
 use storage::{Digest, MissingReferences, Reference, RepositoryName, UploadId};
+use tokio::sync::Semaphore;
 use tokio::time::timeout;
 use tokio_util::task::TaskTracker;
 use tracing::Instrument;
@@ -35,7 +36,7 @@ use tracing::Instrument;
 use self::endpoint::{Endpoint, PathError, Right};
 use self::error::ApiError;
 use self::location::{Base, Urls};
-use self::manifests::Precondition;
+use self::manifests::{Precondition, Turns};
 use self::page::PageSizes;
 use self::uploads::Chunk;
 use self::uploads::state::StateKey;
@@ -84,12 +85,16 @@ struct Inner {
     login: Option<Login>,
     options: ApiOptions,
     mutations: TaskTracker,
+    turns: Turns,
+    large_manifests: Arc<Semaphore>,
 }
 
 impl Api {
     /// The API over what lies behind `gate`, for those whom `login` knows.
     pub fn new(gate: Gate, login: Option<Login>, options: ApiOptions) -> Self {
-        Self(Arc::new(Inner { gate, login, options, mutations: TaskTracker::new() }))
+        let large_manifests = Arc::new(Semaphore::new(manifests::LARGE_AT_ONCE));
+        let (mutations, turns) = (TaskTracker::new(), Turns::default());
+        Self(Arc::new(Inner { gate, login, options, mutations, turns, large_manifests }))
     }
 
     /// The routes, all below `/v2`, which lies below the configured prefix.
@@ -255,7 +260,8 @@ impl Api {
     ) -> Result<Response, ApiError> {
         let gate = &self.0.gate;
         let access = gate.push(asker, repository).await?;
-        let precondition = Precondition::of(gate, asker, access.repository(), &reference).await?;
+        let precondition =
+            Precondition::of(gate, &self.0.turns, asker, access.repository(), &reference).await?;
         manifests::put_manifest(self, access, precondition, reference, asker.request, body).await
     }
 
@@ -271,7 +277,8 @@ impl Api {
             Reference::Tag(tag) => gate.delete_tag(asker, repository, tag).await?,
             Reference::Digest(_) => gate.delete(asker, repository).await?,
         };
-        let precondition = Precondition::of(gate, asker, access.repository(), &reference).await?;
+        let precondition =
+            Precondition::of(gate, &self.0.turns, asker, access.repository(), &reference).await?;
         match reference {
             Reference::Tag(tag) => self.mutate(manifests::delete_tag(access, precondition, tag)).await,
             Reference::Digest(digest) => {

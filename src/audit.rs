@@ -90,6 +90,9 @@ pub struct Deed<'a> {
     /// The binding that allowed it to be read there.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub from_binding: Option<&'a str>,
+    /// Whether the store failed at it. It may have been done, or some of it, all the same.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub failed: bool,
 }
 
 impl AuditLog {
@@ -271,6 +274,7 @@ impl<'a> Event<'a> {
             level: "INFO",
             target: TARGET,
             message: match &outcome {
+                Outcome::Allowed { deed: Deed { failed: true, .. }, .. } => "failed",
                 Outcome::Allowed { .. } => "done",
                 Outcome::Denied { .. } => "denied",
                 Outcome::Refused { .. } => "credential refused",

@@ -709,6 +709,8 @@ pub struct Login {
     pub htpasswd: Option<PathBuf>,
     /// What clients are told that a password is for.
     pub password_realm: String,
+    /// What certificates are good for. Where whoever is known may do everything, to connect is not enough.
+    pub certificates: Certificates,
     /// How clients are asked to log in.
     pub challenge: Challenge,
     /// The scheme and host of the token endpoint, if requests do not say it.
@@ -782,6 +784,15 @@ pub enum Challenge {
     Bearer,
     /// By sending it with each request.
     Basic,
+}
+
+/// What a client's certificate, which the TLS handshake has verified, is good for.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Certificates {
+    /// It says who its holder is.
+    NameUsers,
+    /// It lets its holder connect, and no more.
+    AdmitConnections,
 }
 
 /// A default that is not zero, as its text shows.

@@ -31,6 +31,7 @@ use self::certificate::Subject;
 use self::challenge::{Called, Challenge, Reason};
 use crate::api::error::ApiError;
 use crate::audit::AuditLog;
+use crate::config::Certificates;
 use crate::server::{Particulars, Peer};
 
 /// Where tokens are given out; OpenShift's clients know the second.
@@ -56,16 +57,6 @@ struct Inner {
     certificates: Certificates,
     audit: AuditLog,
     clock: Clock,
-}
-
-/// What a client's certificate, which the TLS handshake has verified, is good for.
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub enum Certificates {
-    /// It says who its holder is.
-    NameUsers,
-    /// It lets its holder connect, and no more: where whoever is known may do everything, as with an `htpasswd` that stands alone,
-    /// to connect must not be enough.
-    AdmitConnections,
 }
 
 /// Whom a request comes from.
@@ -324,8 +315,13 @@ fn authorization(value: &HeaderValue) -> Option<Shown> {
     })
 }
 
-/// Reads the certificate of the connection. One that has ended since it began is no longer good.
+/// Reads the certificate of the connection. One that has ended since it began is no longer good; that of a proxy which is believed says
+/// nothing of those whose requests it passes on.
 fn of_certificate(request: &Parts, now: SystemTime) -> Shown {
+    let particulars = request.extensions.get::<Arc<Particulars>>();
+    if particulars.is_some_and(|particulars| particulars.by_trusted_proxy()) {
+        return Shown::Nothing;
+    }
     let peer = request.extensions.get::<Arc<Peer>>();
     let Some(certificate) = peer.and_then(|peer| peer.certificates.first()) else { return Shown::Nothing };
     Shown::Certificate(

@@ -14,8 +14,8 @@ use http::Uri;
 
 use crate::audit::AuditLog;
 use crate::config::{self, ClusterPermission, Keys, Locations, Permission};
+use crate::login::Login;
 use crate::login::challenge::Challenge;
-use crate::login::{Certificates, Login};
 
 /// All that logins need, read and ready.
 pub struct Logins {
@@ -143,14 +143,8 @@ impl Logins {
         };
         authenticators =
             authenticators.then(tokens.clone(), Attempts::Unlimited).then(of_accounts, Attempts::Unlimited);
-        let certificates = match authority {
-            Authority::Users => Certificates::AdmitConnections,
-            Authority::Folder(_) | Authority::Cluster(..) => {
-                // Before what can be guessed: whoever has one is kept out by nobody who guesses.
-                authenticators = authenticators.then(Arc::new(auth::Certificates), Attempts::Unlimited);
-                Certificates::NameUsers
-            }
-        };
+        // Before what can be guessed: whoever has one is kept out by nobody who guesses.
+        authenticators = authenticators.then(Arc::new(auth::Certificates), Attempts::Unlimited);
         for file in user_files {
             authenticators = authenticators.then(file, Attempts::Limited);
         }
@@ -161,7 +155,7 @@ impl Logins {
         let authorizer = authority.authorizer(&files, &mut upkeep)?;
         let challenge =
             Challenge::new(settings.challenge, realm, token_path, settings.password_realm.clone());
-        let login = Login::new(authenticators, tokens, challenge, certificates, audit, clock);
+        let login = Login::new(authenticators, tokens, challenge, settings.certificates, audit, clock);
         Ok(Self { login, authorizer, cluster: authority.cluster().cloned(), upkeep, files })
     }
 }

@@ -15,7 +15,7 @@ use storage::{Blob, Digest};
 
 use self::range::{Multipart, Selection};
 use crate::access::{DeleteAccess, PullAccess};
-use crate::api::conditions::Conditions;
+use crate::api::conditions::{Conditions, Outcome};
 use crate::api::error::ApiError;
 use crate::api::names_of;
 use crate::audit::Deed;
@@ -34,8 +34,10 @@ pub(super) async fn pull_blob(
 ) -> Result<Response, ApiError> {
     let blob = access.blob(&digest).await?.ok_or(ApiError::BlobUnknown(digest))?;
     let conditions = Conditions::of(&request.headers);
-    if conditions.not_modified(&digest) {
-        return Ok(not_modified(&digest));
+    match conditions.outcome(&digest) {
+        Outcome::Perform => {}
+        Outcome::NotModified => return Ok(not_modified(&digest)),
+        Outcome::Failed => return Err(ApiError::PreconditionFailed),
     }
     let content = Sender { blob, queue: request.extensions.get().cloned() };
     let size = content.blob.size;
@@ -66,8 +68,10 @@ pub(super) async fn head_blob(
     request: &Parts,
 ) -> Result<Response, ApiError> {
     let size = access.blob_size(&digest).await?.ok_or(ApiError::BlobUnknown(digest))?;
-    if Conditions::of(&request.headers).not_modified(&digest) {
-        return Ok(not_modified(&digest));
+    match Conditions::of(&request.headers).outcome(&digest) {
+        Outcome::Perform => {}
+        Outcome::NotModified => return Ok(not_modified(&digest)),
+        Outcome::Failed => return Err(ApiError::PreconditionFailed),
     }
     let mut response = described(StatusCode::OK, OCTETS, size, Body::empty());
     add_identity(&mut response, &digest);
@@ -76,8 +80,8 @@ pub(super) async fn head_blob(
 
 /// `DELETE /v2/<name>/blobs/<digest>`: takes a blob out of the repository.
 pub(super) async fn delete_blob(access: DeleteAccess, digest: Digest) -> Result<Response, ApiError> {
-    if access.delete_blob(&digest).await? {
-        access.was_used(Deed { digest: Some(&digest), ..Deed::default() }).await;
+    let existed = access.delete_blob(&digest).await;
+    if access.was_used(existed, Deed { digest: Some(&digest), ..Deed::default() }).await? {
         Ok(StatusCode::ACCEPTED.into_response())
     } else {
         Err(ApiError::BlobUnknown(digest))

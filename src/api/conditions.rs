@@ -1,5 +1,5 @@
-//! The headers that make a pull depend on what the client already has, `If-None-Match`, `If-Range` and `Range`, and a change on what
-//! is there: `If-Match` and `If-None-Match`.
+//! The headers that make a pull or a change depend on what is there, `If-Match` and `If-None-Match`, and those that ask for a part of it:
+//! `Range` and `If-Range`.
 //!
 //! The entity tag of everything that is pulled is its digest in quotes; there is no modification date.
 
@@ -19,6 +19,17 @@ pub struct Conditions {
     range: Option<HeaderValue>,
 }
 
+/// What the conditions make of a request for content that is there.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Outcome {
+    /// It is to be answered, or done, as without them.
+    Perform,
+    /// The client has the content already. A pull is answered with 304; a change is refused with 412.
+    NotModified,
+    /// The content is not what the client takes it for: 412 is the answer.
+    Failed,
+}
+
 impl Conditions {
     /// Takes the conditions out of a request's headers.
     pub fn of(headers: &HeaderMap) -> Self {
@@ -31,8 +42,22 @@ impl Conditions {
         }
     }
 
+    /// What becomes of a request while the content is `current`, judged in the order of RFC 9110 §13.2.2.
+    pub fn outcome(&self, current: &Digest) -> Outcome {
+        let mut tags = self.if_match.iter().flat_map(EntityTag::list);
+        let matches =
+            self.if_match.is_empty() || tags.any(|tag| tag.is_any() || tag.is(current) && !tag.weak);
+        if !matches {
+            Outcome::Failed
+        } else if self.not_modified(current) {
+            Outcome::NotModified
+        } else {
+            Outcome::Perform
+        }
+    }
+
     /// Whether the client has the content already, so that 304 is the answer (RFC 9110 §13.1.2).
-    pub fn not_modified(&self, digest: &Digest) -> bool {
+    fn not_modified(&self, digest: &Digest) -> bool {
         let mut tags = self.if_none_match.iter().flat_map(EntityTag::list);
         tags.any(|tag| tag.is_any() || tag.is(digest))
     }
@@ -45,11 +70,7 @@ impl Conditions {
     /// Whether a change may be made while the content is `current`, or there is none; otherwise 412 is the answer (RFC 9110 §13.1.1,
     /// §13.1.2).
     pub fn allow_change(&self, current: Option<&Digest>) -> bool {
-        let Some(current) = current else { return self.if_match.is_empty() };
-        let mut tags = self.if_match.iter().flat_map(EntityTag::list);
-        let matches =
-            self.if_match.is_empty() || tags.any(|tag| tag.is_any() || tag.is(current) && !tag.weak);
-        matches && !self.not_modified(current)
+        current.map_or(self.if_match.is_empty(), |current| self.outcome(current) == Outcome::Perform)
     }
 
     /// Which bytes of the content to send to a `GET`. `If-Range` holds only if it is this very digest: a weak tag or a
@@ -222,6 +243,32 @@ mod tests {
         assert!(conditions(&[]).allow_change(Some(&digest)) && conditions(&[]).allow_change(None));
     }
 
+    #[test]
+    fn if_match_is_judged_before_if_none_match() {
+        let (digest, other) = (digest(), other());
+        let (this, that) = (format!("\"{digest}\""), format!("\"{other}\""));
+        let weak = format!("W/{this}");
+        for (if_match, if_none_match, outcome) in [
+            (None, None, Outcome::Perform),
+            (None, Some(&*that), Outcome::Perform),
+            (None, Some(&*this), Outcome::NotModified),
+            (None, Some("*"), Outcome::NotModified),
+            (Some("*"), None, Outcome::Perform),
+            (Some(&*this), None, Outcome::Perform),
+            (Some(&*this), Some(&*that), Outcome::Perform),
+            (Some(&*this), Some(&*this), Outcome::NotModified),
+            (Some(&*that), None, Outcome::Failed),
+            (Some(&*weak), None, Outcome::Failed),
+            (Some(&*that), Some(&*that), Outcome::Failed),
+            (Some(&*that), Some(&*this), Outcome::Failed),
+        ] {
+            let headers = [(header::IF_MATCH, if_match), (header::IF_NONE_MATCH, if_none_match)];
+            let headers: Vec<_> =
+                headers.into_iter().filter_map(|(name, value)| Some((name, value?))).collect();
+            assert_eq!(conditions(&headers).outcome(&digest), outcome, "{headers:?}");
+        }
+    }
+
     proptest! {
         #[test]
         fn no_header_makes_it_panic(bytes in prop::collection::vec(any::<u8>(), 0..80)) {
@@ -229,7 +276,7 @@ mod tests {
             let names = [header::IF_MATCH, header::IF_NONE_MATCH, header::IF_RANGE, header::RANGE];
             let headers = names.map(|name| (name, value.clone()));
             let conditions = Conditions::of(&headers.into_iter().collect());
-            conditions.not_modified(&digest());
+            conditions.outcome(&digest());
             conditions.allow_change(Some(&digest()));
             conditions.select(&digest(), 10);
         }

@@ -349,7 +349,7 @@ fn is_timeout(error: &(dyn Error + 'static)) -> bool {
 fn of_fault(fault: Fault) -> &'static str {
     match fault {
         Fault::Full => "the registry's storage is full: nothing was stored; free some space and push again",
-        Fault::Denied => "the registry may not write to its storage; its log says why",
+        Fault::Denied => "the registry may not do that in its storage; its log says why",
         Fault::Busy | Fault::Unavailable => "the registry's storage failed; try again",
         Fault::TooLarge => "the registry failed; its log says why",
     }
@@ -464,13 +464,19 @@ mod tests {
     #[tokio::test]
     async fn what_broke_inside_is_not_told() {
         let cause = || std::io::Error::other("/var/lib/secret: broken");
-        let of_storage =
-            |kind| ApiError::from(BackendError::io("write", "/var/lib/secret", std::io::Error::from(kind)));
-        for (error, status, code, retry_after) in [
-            (ApiError::Unavailable(cause().into()), 503, "UNAVAILABLE", Some("5")),
-            (of_storage(std::io::ErrorKind::StorageFull), 507, "UNAVAILABLE", Some("5")),
-            (of_storage(std::io::ErrorKind::PermissionDenied), 503, "UNAVAILABLE", Some("5")),
-            (ApiError::Internal(cause().into()), 500, "UNKNOWN", None),
+        let of_storage = |operation, kind: io::ErrorKind| {
+            ApiError::from(BackendError::io(operation, "/var/lib/secret", kind.into()))
+        };
+        let full = "the registry's storage is full: nothing was stored; free some space and push again";
+        let denied = "the registry may not do that in its storage; its log says why";
+        let later = "the registry cannot do this for now; try again";
+        let failed = "the registry failed; its log says why";
+        for (error, status, code, message, retry_after) in [
+            (ApiError::Unavailable(cause().into()), 503, "UNAVAILABLE", later, Some("5")),
+            (of_storage("write", io::ErrorKind::StorageFull), 507, "UNAVAILABLE", full, Some("5")),
+            (of_storage("write", io::ErrorKind::PermissionDenied), 503, "UNAVAILABLE", denied, Some("5")),
+            (of_storage("read", io::ErrorKind::PermissionDenied), 503, "UNAVAILABLE", denied, Some("5")),
+            (ApiError::Internal(cause().into()), 500, "UNKNOWN", failed, None),
         ] {
             let response = error.into_response();
             assert_eq!(response.status(), status);
@@ -479,6 +485,7 @@ mod tests {
             assert!(told.source().unwrap().to_string().contains("/var/lib/secret"));
             let body = body(response).await;
             assert_eq!(body["errors"][0]["code"], code);
+            assert_eq!(body["errors"][0]["message"], message);
             assert!(!body.to_string().contains("secret"), "{body}");
         }
     }

@@ -1,6 +1,9 @@
 //! Manifests: pulled and pushed by tag or digest, and deleted.
 
+use std::hash::{BuildHasher, RandomState};
 use std::slice;
+use std::sync::Arc;
+use std::time::Duration;
 
 use axum::body::Body;
 use axum::http::request::Parts;
@@ -9,18 +12,31 @@ use axum::response::{IntoResponse, Response};
 use bytes::Bytes;
 use http_body::Body as _;
 use http_body_util::{BodyExt, LengthLimitError, Limited};
+use storage::backend::BackendError;
 use storage::{
     Algorithm, Digest, Manifest, ManifestError, PutManifestError, Reference, RepositoryName, StoredManifest,
     Tag,
 };
+use tokio::sync::{Mutex, MutexGuard, OwnedSemaphorePermit, Semaphore};
+use tokio::time::timeout;
 
 use crate::access::{DeleteAccess, Gate, PullAccess, PushAccess};
-use crate::api::conditions::Conditions;
+use crate::api::conditions::{Conditions, Outcome};
 use crate::api::endpoint::Endpoint;
 use crate::api::error::ApiError;
 use crate::api::query::Query;
 use crate::api::{Api, created, digest_value, names_of};
 use crate::audit::{Act, Asker, Deed};
+
+/// How many manifests are pushed at once that are larger than [`SMALL_BYTES`]: each is held in memory, as large as the limit at most.
+/// Others wait.
+pub(super) const LARGE_AT_ONCE: usize = 16;
+
+/// What each connection may hold in any case.
+const SMALL_BYTES: u64 = 64 << 10;
+
+/// How long a large one may take to arrive, since others wait.
+const LARGE_ARRIVES_WITHIN: Duration = Duration::from_secs(60);
 
 /// How many tags one push may set.
 const MOST_TAGS: usize = 100;
@@ -28,14 +44,36 @@ const MOST_TAGS: usize = 100;
 const OCI_SUBJECT: HeaderName = HeaderName::from_static("oci-subject");
 const OCI_TAG: HeaderName = HeaderName::from_static("oci-tag");
 
-/// What must be so for a manifest to be put or deleted, if anything must. It is looked at just before: of two who depend on the same and
-/// come at the same moment, both may succeed.
-pub(super) struct Precondition(Option<(PullAccess, Reference, Conditions)>);
+/// Whose turn it is to change a manifest of a repository that must be as it was. Repositories may share one.
+#[derive(Debug, Default)]
+pub(super) struct Turns {
+    each: [Arc<Mutex<()>>; 32],
+    places: RandomState,
+}
+
+impl Turns {
+    fn of(&self, repository: &RepositoryName) -> Arc<Mutex<()>> {
+        let [place, ..] = self.places.hash_one(repository).to_ne_bytes();
+        self.each[usize::from(place) % self.each.len()].clone()
+    }
+}
+
+/// What must be so for a manifest to be put or deleted, if anything must. Of two who depend on the same and come at the same moment, one
+/// succeeds; both may if they come to different replicas.
+pub(super) struct Precondition(Option<Dependence>);
+
+struct Dependence {
+    access: PullAccess,
+    reference: Reference,
+    conditions: Conditions,
+    turn: Arc<Mutex<()>>,
+}
 
 impl Precondition {
     /// Takes it out of a request; whoever depends on what is there must be allowed to see it.
     pub(super) async fn of(
         gate: &Gate,
+        turns: &Turns,
         asker: Asker<'_>,
         repository: &RepositoryName,
         reference: &Reference,
@@ -45,13 +83,20 @@ impl Precondition {
             return Ok(Self(None));
         }
         let access = gate.pull(asker, repository.clone()).await?;
-        Ok(Self(Some((access, reference.clone(), conditions))))
+        let (reference, turn) = (reference.clone(), turns.of(repository));
+        Ok(Self(Some(Dependence { access, reference, conditions, turn })))
     }
 
-    async fn check(&self) -> Result<(), ApiError> {
-        let Some((access, reference, conditions)) = &self.0 else { return Ok(()) };
-        let current = access.manifest(reference).await?.map(|manifest| name_of(reference, &manifest));
-        if conditions.allow_change(current.as_ref()) { Ok(()) } else { Err(ApiError::PreconditionFailed) }
+    /// Makes sure that it is so. Others who depend on something wait until what is returned is dropped.
+    async fn check(&self) -> Result<Option<MutexGuard<'_, ()>>, ApiError> {
+        let Some(Dependence { access, reference, conditions, turn }) = &self.0 else { return Ok(None) };
+        let turn = turn.lock().await;
+        let current = access.held_manifest(reference).await?.map(|manifest| name_of(reference, &manifest));
+        if conditions.allow_change(current.as_ref()) {
+            Ok(Some(turn))
+        } else {
+            Err(ApiError::PreconditionFailed)
+        }
     }
 }
 
@@ -62,9 +107,10 @@ pub(super) async fn pull_manifest(
     reference: Reference,
     request: &Parts,
 ) -> Result<Response, ApiError> {
-    let found = match &reference {
-        Reference::Digest(digest) if request.method == Method::HEAD => access.held_manifest(digest).await?,
-        reference => access.manifest(reference).await?,
+    let found = if request.method == Method::HEAD {
+        access.held_manifest(&reference).await?
+    } else {
+        access.manifest(&reference).await?
     };
     let Some(manifest) = found else {
         let repository = access.repository().clone();
@@ -72,8 +118,10 @@ pub(super) async fn pull_manifest(
     };
     let digest = name_of(&reference, &manifest);
     let names = names_of(&digest);
-    if Conditions::of(&request.headers).not_modified(&digest) {
-        return Ok((StatusCode::NOT_MODIFIED, names).into_response());
+    match Conditions::of(&request.headers).outcome(&digest) {
+        Outcome::Perform => {}
+        Outcome::NotModified => return Ok((StatusCode::NOT_MODIFIED, names).into_response()),
+        Outcome::Failed => return Err(ApiError::PreconditionFailed),
     }
     let headers = [
         (header::CONTENT_TYPE, HeaderValue::from_static(manifest.media_type.as_str())),
@@ -118,30 +166,35 @@ pub(super) async fn put_manifest(
         .get(header::CONTENT_TYPE)
         .map(|kind| String::from_utf8_lossy(kind.as_bytes()).into_owned());
     let base = api.0.options.urls.base(request);
-    let bytes = read_manifest(body, api.0.options.manifest_limit_bytes).await?;
+    let (bytes, room) =
+        read_manifest(body, api.0.options.manifest_limit_bytes, &api.0.large_manifests).await?;
 
     let api = api.clone();
     api.clone()
         .mutate(async move {
+            let _room = room;
             let (manifest, digest, bytes) = parse(kind, bytes, claimed).await?;
             let size_bytes = bytes.len() as u64;
             check_urls(&api, &manifest)?;
-            precondition.check().await?;
-            access
-                .put_manifest(&manifest, bytes, &digest, &tags, api.0.options.missing_references.clone())
-                .await
-                .map_err(|error| match error {
-                    PutManifestError::Missing(digests) => ApiError::ManifestBlobUnknown(digests),
-                    PutManifestError::Backend(error) => error.into(),
-                })?;
+            let _turn = precondition.check().await?;
+            let missing_references = api.0.options.missing_references.clone();
+            let kept = match access.put_manifest(&manifest, bytes, &digest, &tags, missing_references).await {
+                Err(PutManifestError::Missing(digests)) => {
+                    return Err(ApiError::ManifestBlobUnknown(digests));
+                }
+                Err(PutManifestError::Backend(error)) => Err(error),
+                Ok(()) => Ok(()),
+            };
             let deed = Deed {
                 digest: Some(&digest),
                 tags: &tags,
                 media_type: Some(manifest.media_type().as_str()),
                 size_bytes: Some(size_bytes),
+                failed: kept.is_err(),
                 ..Deed::default()
             };
             access.was_used(Act::Push, deed).await;
+            kept?;
             let repository = access.repository().clone();
             let endpoint = Endpoint::Manifest { repository, reference: Reference::Digest(digest) };
             let mut response = created(&base, &endpoint, &digest);
@@ -165,8 +218,8 @@ pub(super) async fn delete_manifest(
     precondition: Precondition,
     digest: Digest,
 ) -> Result<Response, ApiError> {
-    precondition.check().await?;
-    let existed = access.delete_manifest(&digest).await?;
+    let _turn = precondition.check().await?;
+    let existed = access.delete_manifest(&digest).await;
     let deed = Deed { digest: Some(&digest), ..Deed::default() };
     deleted(&access, existed, &digest.to_string(), deed).await
 }
@@ -177,44 +230,54 @@ pub(super) async fn delete_tag(
     precondition: Precondition,
     tag: Tag,
 ) -> Result<Response, ApiError> {
-    precondition.check().await?;
-    let existed = access.delete_tag(&tag).await?;
+    let _turn = precondition.check().await?;
+    let existed = access.delete_tag(&tag).await;
     let deed = Deed { tags: slice::from_ref(&tag), ..Deed::default() };
     deleted(&access, existed, tag.as_str(), deed).await
 }
 
 async fn deleted(
     access: &DeleteAccess,
-    existed: bool,
+    existed: Result<bool, BackendError>,
     reference: &str,
     deed: Deed<'_>,
 ) -> Result<Response, ApiError> {
-    if existed {
-        access.was_used(deed).await;
+    if access.was_used(existed, deed).await? {
         return Ok(StatusCode::ACCEPTED.into_response());
     }
     let repository = access.repository().clone();
     Err(ApiError::ManifestUnknown { repository, reference: reference.to_owned() })
 }
 
-/// Reads a manifest whole, or not at all when it says that it is too large.
-async fn read_manifest(body: Body, limit: usize) -> Result<Bytes, ApiError> {
+/// Reads a manifest whole, or not at all when it says that it is too large. What is returned beside it is to be held as long as it is.
+async fn read_manifest(
+    body: Body,
+    limit: usize,
+    large: &Arc<Semaphore>,
+) -> Result<(Bytes, Option<OwnedSemaphorePermit>), ApiError> {
     let too_large = || ApiError::ManifestTooLarge { limit_bytes: limit as u64 };
     let length = body.size_hint();
     if length.lower() > limit as u64 {
         return Err(too_large());
     }
-    let read = Limited::new(body, limit).collect().await.map_err(|error| {
-        match error.downcast::<LengthLimitError>() {
-            Ok(_) => too_large(),
-            Err(error) => ApiError::of_body(error),
-        }
-    })?;
-    let bytes = read.to_bytes();
+    let read = Limited::new(body, limit).collect();
+    let (read, room) = if length.exact().is_some_and(|length| length <= SMALL_BYTES) {
+        (read.await, None)
+    } else {
+        let room = Arc::clone(large).acquire_owned().await;
+        let room = room.map_err(|closed| ApiError::Internal(closed.into()))?;
+        let read = timeout(LARGE_ARRIVES_WITHIN, read).await.map_err(|_| ApiError::BodyTimeout)?;
+        (read, Some(room))
+    };
+    let bytes = match read.map_err(|error| error.downcast::<LengthLimitError>()) {
+        Ok(read) => read.to_bytes(),
+        Err(Ok(_)) => return Err(too_large()),
+        Err(Err(error)) => return Err(ApiError::of_body(error)),
+    };
     if length.exact().is_some_and(|length| length != bytes.len() as u64) {
         return Err(ApiError::SizeInvalid);
     }
-    Ok(bytes)
+    Ok((bytes, room))
 }
 
 /// Hashes and reads a manifest, which may be megabytes, where that holds nobody up.

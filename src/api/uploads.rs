@@ -156,18 +156,20 @@ async fn mount_blob(
     let base = base.clone();
     api.mutate(async move {
         let (mounted, from_binding) = match (&source, &anywhere) {
-            (Some(source), _) => (access.mount(source, &digest).await?, Some(source.binding())),
+            (Some(source), _) => (access.mount(source, &digest).await, Some(source.binding())),
             (None, Some(anywhere)) => {
-                (access.mount_from_any(anywhere, &digest).await?, Some(anywhere.binding()))
+                (access.mount_from_any(anywhere, &digest).await, Some(anywhere.binding()))
             }
-            (None, None) => (false, None),
+            (None, None) => (Ok(false), None),
         };
-        if !mounted {
+        if let Ok(false) = mounted {
             return Ok(Mounted::No(access));
         }
         let from = source.as_ref().map(|source| source.repository());
-        let deed = Deed { digest: Some(&digest), from, from_binding, ..Deed::default() };
+        let failed = mounted.is_err();
+        let deed = Deed { digest: Some(&digest), from, from_binding, failed, ..Deed::default() };
         access.was_used(Act::Mount, deed).await;
+        mounted?;
         let blob = Endpoint::Blob { repository: access.repository().clone(), digest };
         Ok(Mounted::Yes(created(&base, &blob, &digest)))
     })
@@ -257,10 +259,9 @@ impl Target {
     }
 
     async fn finish(&self, upload: Upload, digest: Digest) -> Result<Response, ApiError> {
-        let size_bytes = upload.offset();
+        let deed = Deed { digest: Some(&digest), size_bytes: Some(upload.offset()), ..Deed::default() };
         match upload.finish(&digest).await {
             Ok(()) => {
-                let deed = Deed { digest: Some(&digest), size_bytes: Some(size_bytes), ..Deed::default() };
                 self.access.was_used(Act::Push, deed).await;
                 let blob = Endpoint::Blob { repository: self.access.repository().clone(), digest };
                 Ok(created(&self.base, &blob, &digest))
@@ -268,7 +269,12 @@ impl Target {
             Err(FinishError::DigestMismatch { expected, .. }) => {
                 Err(ApiError::DigestMismatch { claimed: expected })
             }
-            Err(FinishError::Backend(error)) => Err(self.failure(error).await),
+            Err(FinishError::Backend(error)) => {
+                if !is_busy(&error) {
+                    self.access.was_used(Act::Push, Deed { failed: true, ..deed }).await;
+                }
+                Err(self.failure(error).await)
+            }
         }
     }
 

@@ -15,7 +15,7 @@ use super::document::Node;
 use super::section::Section;
 use super::value::{Choice, NonZeroSize, Size, Suite, UrlPath};
 use super::{
-    Address, Audit, Auth, Backend, Caches, Catalog, Challenge, ClientCertificates, Cluster,
+    Address, Audit, Auth, Backend, Caches, Catalog, Certificates, Challenge, ClientCertificates, Cluster,
     ClusterPermission, Concurrency, Config, Deletion, FileCheck, ForeignUrls, Health, Http, Issuer, Keys,
     Limits, Listener, Locations, Log, Login, Management, Mode, OtherAudiences, Permission, PurgeAction,
     Purging, Storage, StorageCheck, Sync, Tags, Tls, TlsVersion, Uploads, Validation, Volume,
@@ -400,6 +400,14 @@ impl Limits {
         );
         let idle_body_timeout =
             limits.get("idlebodytimeout", defaults.idle_body_timeout, "How long a body may stand still.");
+        for (key, value, what) in [
+            ("headertimeout", header_timeout, "no request arrives at once; try \"30s\""),
+            ("idlebodytimeout", idle_body_timeout, "no body arrives at once; try \"1m\""),
+        ] {
+            if value.is_zero() {
+                limits.problem(key, what.to_owned());
+            }
+        }
         let (reads, writes) = limits.section("requests", |requests| {
             (
                 requests.section("read", |read| Concurrency::read(read, defaults.reads)),
@@ -631,8 +639,18 @@ impl Auth {
             );
         }
         auth.stand_in("kubernetes", same);
+        // What that registry itself has there, unless it has a section of its own for it.
+        let is_openshifts = |name: &str| matches!(name, "realm" | "tokenrealm" | "audit");
+        let realm = auth.section("openshift", |older| {
+            older.leave(|name| !is_openshifts(name));
+            older.ignored("audit", OPENSHIFTS_AUDIT);
+            read_openshifts_realms(older)
+        });
         let login = auth.section("kubernetes", |kubernetes| {
-            kubernetes.stand_in("realm", openshift.realm);
+            if same.is_some() {
+                kubernetes.leave(is_openshifts);
+            }
+            kubernetes.stand_in("realm", openshift.realm.or(realm));
             kubernetes.stand_in("kubeconfig", openshift.kubeconfig);
             Login::read(kubernetes, has_cluster, users, password_realm)
         });
@@ -689,7 +707,12 @@ impl Login {
                         return None;
                     }
                 },
-                Some(file) => Keys::File(file.into()),
+                Some(file) => {
+                    if authorities.is_some() {
+                        issuer.problem("ca", "nobody serves keys that are in a file; remove it".to_owned());
+                    }
+                    Keys::File(file.into())
+                }
                 None if name.as_ref().is_some_and(|name| name.starts_with("https://")) => {
                     Keys::Published { at: None, authorities }
                 }
@@ -737,9 +760,17 @@ impl Login {
             Duration::from_secs(24 * 60 * 60),
             "How long after it was made a token of a service account is good, if it does not end before.",
         );
+        if longest_token_age.is_zero() {
+            kubernetes.problem("longesttokenage", "no token would be good; try \"24h\"".to_owned());
+        }
         let tokens = kubernetes.optional(
             "tokens",
             "A file of other tokens, by their SHA-256, and whose they are. It is read again when it changes.",
+        );
+        let certificates = kubernetes.get(
+            "certificates",
+            Certificates::NameUsers,
+            "What a client's certificate is good for: its `CN` names a user whom bindings may name, or it lets its holder connect and no more, so that they are asked to log in. With `auth.htpasswd` alone it is `connections`.",
         );
         let challenge = kubernetes.get(
             "challenge",
@@ -750,11 +781,18 @@ impl Login {
             "realm",
             "The scheme and host at which clients find the token endpoint; without it `http.host`, or what the client calls.",
         );
+        if realm.as_ref().is_some_and(|realm| realm.path() != "/" || realm.query().is_some()) {
+            let what = "the token endpoint has a path of its own; write the scheme and host alone";
+            kubernetes.problem("realm", what.to_owned());
+        }
         let token_lifetime = kubernetes.get(
             "tokenlifetime",
             Duration::from_secs(300),
             "How long a token that the registry gives is good: 5 minutes at least, unless what it was given for ends before.",
         );
+        if token_lifetime < Duration::from_secs(300) {
+            kubernetes.warn("tokenlifetime", "a push may take longer than that; it is 5 minutes");
+        }
         let token_keys = kubernetes.optional(
             "tokenkeys",
             "A file of secrets, one a line, that tokens are made with by the first and known by all. Replicas need the same; without a file each start makes one.",
@@ -773,6 +811,7 @@ impl Login {
             tokens,
             htpasswd,
             password_realm,
+            certificates: if is_there { certificates } else { Certificates::AdmitConnections },
             challenge: if is_there { challenge } else { Challenge::Basic },
             realm,
             token_lifetime,
@@ -787,10 +826,6 @@ impl Cluster {
             "kubeconfig",
             "A file of the address of the API server and of what is shown to it. Without one it is the cluster that the registry is a pod of.",
         );
-        if has_folder && kubeconfig.is_some() {
-            let what = "a folder of roles and bindings is named beside it; remove one of the two";
-            kubernetes.problem("kubeconfig", what.to_owned());
-        }
         let permission = kubernetes.get(
             "permission",
             ClusterPermission::Bindings,
@@ -811,8 +846,24 @@ impl Cluster {
                 kubernetes.problem(key, format!("it is too short to be kept; write {least}s or more"));
             }
         }
+        for (key, stands) in [
+            ("kubeconfig", kubeconfig.is_some()),
+            ("permission", kubernetes.has("permission")),
+            ("outage", kubernetes.has("outage")),
+            ("revocation", kubernetes.has("revocation")),
+        ] {
+            if has_folder && stands {
+                let what = "a folder of roles and bindings is named beside it; remove one of the two";
+                kubernetes.problem(key, what.to_owned());
+            }
+        }
         Self { kubeconfig, permission, outage, revocation }
     }
+}
+
+impl Choice for Certificates {
+    const WORDS: &'static [(&'static str, Self)] =
+        &[("users", Self::NameUsers), ("connections", Self::AdmitConnections)];
 }
 
 impl Choice for OtherAudiences {
@@ -1011,6 +1062,15 @@ impl Log {
     }
 }
 
+const OPENSHIFTS_AUDIT: &str =
+    "pushes, deletions and denials are written down unless \"log.audit.disabled\" is true";
+
+/// Reads what OpenShift's registry calls itself, and gives where clients find its token endpoint.
+fn read_openshifts_realms<'n>(auth: &mut Section<'n, '_>) -> Option<&'n Node> {
+    auth.ignored("realm", "\"auth.htpasswd.realm\" is what clients are told");
+    auth.alias("tokenrealm", "auth.kubernetes.realm")
+}
+
 /// What OpenShift's registry adds to distribution's configuration, where we have the same under another name.
 struct OpenShift<'n> {
     requests: Option<&'n Node>,
@@ -1032,16 +1092,10 @@ impl<'n> OpenShift<'n> {
             cache.ignored("disabled", "set \"storage.cache.membershipttl\" and \"tagttl\" to 0 instead");
             cache.alias("blobrepositoryttl", "storage.cache.membershipttl")
         });
-        let realm = openshift.section("auth", |auth| {
-            auth.ignored("realm", "\"auth.htpasswd.realm\" is what clients are told");
-            auth.alias("tokenrealm", "auth.kubernetes.realm")
-        });
+        let realm = openshift.section("auth", read_openshifts_realms);
         let kubeconfig = openshift.alias("kubeconfig", "auth.kubernetes.kubeconfig");
         openshift.ignored("server", "clients are told relative locations, so no address is needed");
-        openshift.ignored(
-            "audit",
-            "pushes, deletions and denials are written down unless \"log.audit.disabled\" is true",
-        );
+        openshift.ignored("audit", OPENSHIFTS_AUDIT);
         openshift.ignored("metrics", "\"http.debug.prometheus\" says where metrics are");
         openshift.ignored("quota", "Wharf counts nobody's images");
         openshift.ignored("pullthrough", "Wharf does not fetch from other registries");

@@ -123,6 +123,7 @@ impl Findings {
             }
         };
         let origin = node.map_or(Origin::Default, |node| node.origin.clone());
+        let entries = entries.iter().collect();
         let mut section =
             Section { path, origin, entries, stand_ins: Vec::new(), names: Vec::new(), findings: self };
         let value = read(&mut section);
@@ -152,7 +153,7 @@ impl Findings {
 pub(super) struct Section<'n, 'f> {
     path: String,
     origin: Origin,
-    entries: &'n [(String, Node)],
+    entries: Vec<&'n (String, Node)>,
     stand_ins: Vec<(&'static str, &'n Node)>,
     names: Vec<&'static str>,
     findings: &'f mut Findings,
@@ -329,6 +330,11 @@ impl<'n> Section<'n, '_> {
         self.stand_ins.extend(node.map(|node| (name, node)));
     }
 
+    /// Leaves the keys that `theirs` picks to another section, which is read from the same lines.
+    pub(super) fn leave(&mut self, theirs: impl Fn(&str) -> bool) {
+        self.entries.retain(|(name, _)| !theirs(name));
+    }
+
     /// Warns if a key stands here that Wharf has no use for, whatever is below it.
     pub(super) fn ignored(&mut self, name: &'static str, instead: &'static str) {
         self.describe(name, "anything".to_owned(), None, Effect::Ignored(instead));
@@ -365,12 +371,14 @@ impl<'n> Section<'n, '_> {
 
     /// Finds what stands under a key, which by that is known.
     fn find(&mut self, name: &'static str) -> Option<&'n Node> {
-        self.names.push(name);
+        if !self.names.contains(&name) {
+            self.names.push(name);
+        }
         self.node(name)
     }
 
     fn node(&self, name: &str) -> Option<&'n Node> {
-        let entry = self.entries.iter().rev().find(|(entry, _)| entry == name).map(|(_, node)| node);
+        let entry = self.entries.iter().copied().rev().find(|(entry, _)| entry == name).map(|(_, node)| node);
         entry.or_else(|| {
             self.stand_ins.iter().find(|(stands_for, _)| *stands_for == name).map(|(_, node)| *node)
         })

@@ -553,6 +553,35 @@ fn a_registry_that_others_reach_must_say_who_may_come_in() {
 }
 
 #[test]
+fn a_time_in_which_nothing_can_happen_is_no_limit() {
+    for (text, expected) in [
+        (
+            "http: {limits: {headertimeout: 0}}",
+            "http.limits.headertimeout: no request arrives at once; try \"30s\"",
+        ),
+        (
+            "http: {limits: {idlebodytimeout: 0s}}",
+            "http.limits.idlebodytimeout: no body arrives at once; try \"1m\"",
+        ),
+        (
+            "auth: {kubernetes: {longesttokenage: 0}}",
+            "auth.kubernetes.longesttokenage: no token would be good; try \"24h\"",
+        ),
+        (
+            "health: {storagedriver: {timeout: 0}}",
+            "health.storagedriver.timeout: no store answers at once; try \"10s\"",
+        ),
+    ] {
+        assert_eq!(problems(text), [format!("config.yml:2: {expected}")]);
+    }
+    let short = file("auth: {kubernetes: {tokenlifetime: 1m}}");
+    assert_eq!(warnings(&short), ["auth.kubernetes.tokenlifetime"]);
+    // What counts from now on, or what nobody waits for.
+    let at_once = "http: {draindelay: 0, draintimeout: 0}\nstorage: {cache: {membershipttl: 0, tagttl: 0}}";
+    assert!(file(at_once).warnings.is_empty());
+}
+
+#[test]
 fn a_list_of_proxies_is_one_of_networks() {
     let text = "http: {trustedproxies: [10.0.0.0/8, '::1', unix]}";
     let networks = ["10.0.0.0/8", "::1"].map(|network| Proxy::Network(network.parse().unwrap()));
@@ -723,6 +752,26 @@ fn a_login_needs_a_folder_and_keys() {
             "c.yml:2: auth.kubernetes.kubeconfig: a folder of roles and bindings is named beside it; remove one of the two",
         ),
         (
+            "auth: {kubernetes: {folder: rbac, permission: bindings}}",
+            "c.yml:2: auth.kubernetes.permission: a folder of roles and bindings is named beside it; remove one of the two",
+        ),
+        (
+            "auth: {kubernetes: {folder: rbac, outage: 2h}}",
+            "c.yml:2: auth.kubernetes.outage: a folder of roles and bindings is named beside it; remove one of the two",
+        ),
+        (
+            "auth: {kubernetes: {folder: rbac, revocation: 2m}}",
+            "c.yml:2: auth.kubernetes.revocation: a folder of roles and bindings is named beside it; remove one of the two",
+        ),
+        (
+            "auth: {kubernetes: {folder: rbac, issuers: [{issuer: x, keys: a.pub, ca: ca.pem}]}}",
+            "c.yml:2: auth.kubernetes.issuers[0].ca: nobody serves keys that are in a file; remove it",
+        ),
+        (
+            "auth: {kubernetes: {realm: 'https://r/token'}}",
+            "c.yml:2: auth.kubernetes.realm: the token endpoint has a path of its own; write the scheme and host alone",
+        ),
+        (
             "auth: {kubernetes: {folder: rbac, audiences: [a], issuers: [{issuer: x, keys: a.pub}, {issuer: x, keys: b.pub}]}}",
             "c.yml:2: auth.kubernetes.issuers: x is named twice, and only one would count; put the keys of both into one file",
         ),
@@ -773,4 +822,18 @@ fn without_a_folder_a_cluster_is_asked_and_openshift_says_so_in_its_own_words() 
     );
     assert_eq!(asked.kubeconfig, Some("k".into()));
     assert_eq!(login.realm, Some("https://r".parse().unwrap()));
+    // As older configurations of its registry have it, and the newer place counts more.
+    let older = "auth: {openshift: {realm: openshift, tokenrealm: 'https://r', audit: {enabled: true}, audiences: [a]}}";
+    let (_, login) = cluster(older);
+    assert_eq!(login.realm, Some("https://r".parse().unwrap()));
+    assert_eq!((login.audiences, login.password_realm), (vec!["a".to_owned()], "Wharf".to_owned()));
+    assert_eq!(warnings(&file(older)), ["auth.openshift.audit", "auth.openshift.realm"]);
+    let (_, login) = cluster(&format!("{older}\nopenshift: {{auth: {{tokenrealm: 'https://newer'}}}}"));
+    assert_eq!(login.realm, Some("https://newer".parse().unwrap()));
+    assert_eq!(
+        problems("auth: {openshift: {realm: openshift, folders: rbac}}"),
+        [
+            "config.yml:2: auth.kubernetes.folders: there is no such key; did you mean \"auth.kubernetes.folder\"?"
+        ]
+    );
 }

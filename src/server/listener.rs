@@ -3,6 +3,7 @@
 use std::fmt;
 use std::io;
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::os::unix::fs::FileTypeExt;
 use std::path::{Path, PathBuf};
 
 use socket2::{Domain, Protocol, SockRef, Type};
@@ -103,11 +104,25 @@ fn bind_tcp(address: SocketAddr) -> io::Result<Listener> {
     Ok(Listener::Tcp { listener, address })
 }
 
-/// Binds a path. A socket that a server left there when it died is replaced, a living one is not.
+/// Binds a path. A socket that a server left there when it died is replaced; a living one is not, nor is anything else.
 fn bind_unix(path: &Path) -> io::Result<Listener> {
+    // Whoever connects to a file is refused, as by a dead server's socket: it must not be taken for one.
+    if let Ok(kind) = std::fs::symlink_metadata(path).map(|there| there.file_type())
+        && !kind.is_socket()
+    {
+        let what = if kind.is_dir() {
+            "a folder"
+        } else if kind.is_symlink() {
+            "a symbolic link"
+        } else {
+            "a file"
+        };
+        let what = format!("{what} is there, and no socket; name another path, or remove it");
+        return Err(io::Error::new(io::ErrorKind::AlreadyExists, what));
+    }
     match std::os::unix::net::UnixStream::connect(path) {
         Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => std::fs::remove_file(path)?,
-        // There is nothing, or something else that `bind` will name; the other answer is a living server.
+        // There is nothing, or what `bind` will name; the other answer is a living server.
         Err(_) => {}
         Ok(_) => return Err(io::ErrorKind::AddrInUse.into()),
     }

@@ -88,20 +88,22 @@ mod tests {
 
     use super::*;
 
-    /// A file of which nothing is in memory. `None` where the file system keeps it there.
-    fn cold_file(length: usize) -> Option<Arc<File>> {
-        let mut file = tempfile::tempfile_in(env!("CARGO_MANIFEST_DIR")).unwrap();
+    /// A file of which nothing is in memory. It lies among the sources: those are on a disk where the temporary folder may not be.
+    fn cold_file(length: usize) -> Arc<File> {
+        let folder = env!("CARGO_MANIFEST_DIR");
+        let mut file = tempfile::tempfile_in(folder).unwrap();
         file.write_all(&vec![1; length]).unwrap();
         file.sync_all().unwrap();
         rustix::fs::fadvise(&file, 0, None, Advice::DontNeed).unwrap();
-        (!is_resident(&file, 0, length as u64)).then(|| Arc::new(file))
+        assert!(!is_resident(&file, 0, length as u64), "{folder} is in memory, not on a disk");
+        Arc::new(file)
     }
 
     #[test]
     fn what_nobody_waits_for_any_more_is_not_read() {
         let runtime = tokio::runtime::Builder::new_current_thread().max_blocking_threads(1).build().unwrap();
         runtime.block_on(async {
-            let Some(file) = cold_file(1 << 20) else { return };
+            let file = cold_file(1 << 20);
             // The only thread that reads is busy.
             let (done, busy) = mpsc::channel::<()>();
             let thread = tokio::task::spawn_blocking(move || busy.recv());

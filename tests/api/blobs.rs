@@ -90,6 +90,9 @@ async fn what_the_client_has_is_not_sent_again() {
             assert_eq!(answer.header("etag"), format!("\"{digest}\""));
         }
         api.ask_with(&question, &[("if-none-match", &format!("\"{other}\""))]).await.expect(200);
+        api.ask_with(&question, &[("if-match", &format!("\"{digest}\""))]).await.expect(200);
+        let other = api.ask_with(&question, &[("if-match", &format!("\"{other}\""))]).await;
+        assert_eq!(other.status, 412);
     }
     // A part of something else is of no use.
     let stale = [("range", "bytes=0-1"), ("if-range", &*format!("\"{other}\""))];

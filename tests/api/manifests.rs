@@ -2,12 +2,15 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
 
 use axum::body::Body;
 use bytes::Bytes;
-use futures_util::stream;
+use futures_util::future::join_all;
+use futures_util::stream::{self, StreamExt};
 use serde_json::{Value, json};
 use storage::{Algorithm, Digest};
+use tokio::time::Instant;
 
 use super::super::asking::{INDEX, MANIFEST, MIB, descriptor, noted};
 use super::start;
@@ -248,4 +251,69 @@ async fn a_change_may_depend_on_what_is_there() {
     api.ask_with(&of_before, &[("if-match", &first)]).await.expect_refused(412, "UNKNOWN");
     api.ask_with(&of_before, &[("if-match", &format!("\"{second_digest}\""))]).await.expect(202);
     api.ask("GET /v2/team/app/manifests/v1").await.expect(404);
+}
+
+#[tokio::test]
+async fn of_those_who_depend_on_the_same_one_succeeds() {
+    let api = start();
+    api.push_blob("team/app", "{}").await;
+    let pushes = (0..8).map(|number| {
+        let (api, body) = (&api, noted(&number.to_string()).to_string());
+        let headers = [TYPED, ("if-none-match", "*")];
+        async move { api.send("PUT /v2/team/app/manifests/new", &headers, body).await.status }
+    });
+    let mut statuses = join_all(pushes).await;
+    statuses.sort_unstable();
+    assert_eq!(statuses, [201, 412, 412, 412, 412, 412, 412, 412]);
+}
+
+#[tokio::test]
+async fn what_a_push_is_skipped_on_or_depends_on_is_what_another_replica_left_there() {
+    let here = start();
+    let there = here.with(|_| {});
+    let first = here.push_noted("team/app", "v1", "first").await;
+    for method in ["GET", "HEAD"] {
+        there.ask(&format!("{method} /v2/team/app/manifests/v1")).await.expect(200);
+    }
+    let second = here.push_noted("team/app", "v1", "second").await;
+    let held = there.ask("HEAD /v2/team/app/manifests/v1").await.expect(200);
+    assert_eq!(held.header("docker-content-digest"), second.to_string());
+
+    let third = noted("third").to_string();
+    let push = async |name: &str, tag: &str| {
+        let question = "PUT /v2/team/app/manifests/v1";
+        there.send(question, &[TYPED, (name, tag)], third.clone()).await
+    };
+    there.ask("GET /v2/team/app/manifests/v1").await.expect(200);
+    here.push_noted("team/app", "v1", "first").await;
+    push("if-match", &format!("\"{second}\"")).await.expect_refused(412, "UNKNOWN");
+    there.ask("GET /v2/team/app/manifests/v1").await.expect(200);
+    here.ask("DELETE /v2/team/app/manifests/v1").await.expect(202);
+    there.ask("HEAD /v2/team/app/manifests/v1").await.expect(404);
+    push("if-match", &format!("\"{first}\"")).await.expect_refused(412, "UNKNOWN");
+    push("if-none-match", "*").await.expect(201);
+}
+
+#[tokio::test(start_paused = true)]
+async fn large_manifests_are_held_in_memory_a_few_at_a_time() {
+    const AT_ONCE: usize = 16;
+    let api = start();
+    api.push_blob("team/app", "{}").await;
+    let standing_still = || {
+        let first: Result<_, std::convert::Infallible> = Ok(Bytes::from_static(b"{"));
+        Body::from_stream(stream::iter([first]).chain(stream::pending()))
+    };
+    let push = async |tag: usize, body: Body| {
+        api.send(&format!("PUT /v2/team/app/manifests/{tag}"), &[TYPED], body).await.status
+    };
+    let (small, large) = (noted("small").to_string(), noted(&"large ".repeat(20_000)).to_string());
+    let begun = Instant::now();
+    let (given_up, (small, small_after), (large, large_after)) = tokio::join!(
+        join_all((0..AT_ONCE).map(|tag| push(tag, standing_still()))),
+        async { (push(AT_ONCE, small.into()).await, begun.elapsed()) },
+        async { (push(AT_ONCE + 1, large.into()).await, begun.elapsed()) },
+    );
+    assert_eq!((given_up, small, large), (vec![408; AT_ONCE], 201, 201));
+    assert!(small_after < Duration::from_secs(1), "a small one waits for nobody: {small_after:?}");
+    assert!(large_after >= Duration::from_secs(60), "it had to wait: {large_after:?}");
 }

@@ -81,7 +81,7 @@ async fn in_a_pod_it_finds_its_cluster_by_what_every_pod_has() {
         return;
     }
     let cluster = cluster.await;
-    let registry = TestRegistry::foreign(&cluster.wharf_in_a_pod().await).await;
+    let registry = TestRegistry::foreign(&cluster.wharf_in_a_pod().await).await.searched_for_secrets();
     let namespace = cluster.namespace("pod").await;
     cluster.apply(&account(&namespace, "robot")).await;
     let token = cluster.token(&namespace, "robot", ISSUER).await;

@@ -152,6 +152,44 @@ async fn pushes_mounts_and_deletions_name_who_what_and_the_binding() {
 }
 
 #[tokio::test]
+async fn what_the_store_failed_at_is_written_down_as_it_may_have_been_done() {
+    let (cluster, folder) = (PaperCluster::new(), tempfile::tempdir().unwrap());
+    let folder = folder.path();
+    for role in ["system:image-builder", "registry-editor"] {
+        cluster.apply(role, &binding("team", "robot", role));
+    }
+    let registry = audited(&cluster, folder).await;
+    let (robot, token) = (registry.user("robot"), cluster.token("team", "robot"));
+    let image = Image::of(vec![]);
+    let config = Layer::from_bytes(image.config.clone()).digest();
+    let path = format!("/v2/team/app/blobs/uploads/?digest={config}");
+    assert_eq!(ask(&robot, &token, Method::POST, &path, &image.config).await, StatusCode::CREATED);
+
+    // One of two tags cannot be written, nor removed: a folder lies where its link should.
+    let tags = registry.data().join("repositories/team/app/_manifests/tags");
+    fs::create_dir_all(tags.join("b/current/link/in the way")).unwrap();
+    let digest = image.digest();
+    let path = format!("/v2/team/app/manifests/{digest}?tag=a&tag=b");
+    assert!(ask(&robot, &token, Method::PUT, &path, &image.manifest).await.is_server_error());
+    assert_says(
+        &last(folder),
+        &json!({
+            "message": "failed", "decision": "allowed", "act": "push", "digest": digest.to_string(),
+            "tags": ["a", "b"], "failed": true,
+        }),
+    );
+    let path = "/v2/team/app/manifests/b";
+    assert!(ask(&robot, &token, Method::DELETE, path, b"").await.is_server_error());
+    assert_says(
+        &last(folder),
+        &json!({ "message": "failed", "decision": "allowed", "act": "delete", "tags": ["b"], "failed": true }),
+    );
+    let path = "/v2/team/app/manifests/a";
+    assert_eq!(ask(&robot, &token, Method::PUT, path, &image.manifest).await, StatusCode::CREATED);
+    assert_says(&last(folder), &json!({ "message": "done", "tags": ["a"], "failed": null }));
+}
+
+#[tokio::test]
 async fn who_may_not_or_shows_what_is_not_good_is_written_down() {
     let (cluster, folder) = (PaperCluster::new(), tempfile::tempdir().unwrap());
     let folder = folder.path();

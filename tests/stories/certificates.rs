@@ -12,7 +12,9 @@ use hyper::{Method, StatusCode};
 use serde_json::{Value, json};
 
 use crate::harness::{
-    Authority, PaperCluster, TestRegistry, User, authority::Pair, paper_cluster::binding_of,
+    Authority, PaperCluster, TestRegistry, User,
+    authority::Pair,
+    paper_cluster::{binding, binding_of},
 };
 
 const TAGS: &str = "/v2/team/app/tags/list";
@@ -114,4 +116,47 @@ async fn beside_an_htpasswd_alone_a_certificate_lets_connect_and_no_more() {
     assert_eq!(status(&alice, Method::GET, TAGS, None).await, StatusCode::UNAUTHORIZED);
     let shown = format!("Basic {}", BASE64_STANDARD.encode("alice:secret"));
     assert_eq!(status(&alice, Method::GET, TAGS, Some(&shown)).await, StatusCode::NOT_FOUND);
+}
+
+#[tokio::test]
+async fn certificates_may_let_connect_and_no_more() {
+    let (authority, folder, cluster) = (Authority::new(), tempfile::tempdir().unwrap(), PaperCluster::new());
+    cluster.apply("machine", &binding_of("User", "team", "machine", "registry-viewer"));
+    cluster.apply("robot", &binding("team", "robot", "system:image-puller"));
+    let mut settings = cluster.settings();
+    settings["http"]["tls"] = tls(&authority, folder.path());
+    settings["auth"]["kubernetes"]["certificates"] = json!("connections");
+    let registry = TestRegistry::with(settings).await;
+    let machine = holder(&registry, &authority, Some(authority.issue_to("machine", &[])));
+    // Clients show what they have once they are asked to, here.
+    for path in ["/v2/", TAGS] {
+        let asked = machine.get(path).await.expect(StatusCode::UNAUTHORIZED);
+        assert!(asked.header("www-authenticate").unwrap().starts_with("Bearer realm="), "{path}");
+    }
+    let robot = format!("Bearer {}", cluster.token("team", "robot"));
+    assert_eq!(status(&machine, Method::GET, TAGS, Some(&robot)).await, StatusCode::NOT_FOUND);
+}
+
+#[tokio::test]
+async fn the_certificate_of_a_proxy_names_nobody_behind_it() {
+    let (authority, folder, cluster) = (Authority::new(), tempfile::tempdir().unwrap(), PaperCluster::new());
+    cluster.apply("proxy", &binding_of("Group", "team", "system:authenticated", "system:image-puller"));
+    let mut settings = cluster.settings();
+    settings["http"]["tls"] = tls(&authority, folder.path());
+    let ask = async |trusted: &[&str]| {
+        let mut settings = settings.clone();
+        settings["http"]["trustedproxies"] = json!(trusted);
+        let registry = TestRegistry::with(settings).await;
+        let proxy = holder(&registry, &authority, Some(authority.issue_to("proxy", &[])));
+        let robot = format!("Bearer {}", cluster.token("team", "robot"));
+        [
+            status(&proxy, Method::GET, TAGS, None).await,
+            status(&proxy, Method::GET, "/token", None).await,
+            status(&proxy, Method::GET, TAGS, Some(&robot)).await,
+        ]
+    };
+    let (unknown, known) = (StatusCode::NOT_FOUND, StatusCode::OK);
+    assert_eq!(ask(&["192.0.2.1"]).await, [unknown, known, unknown], "it is a client like others");
+    // What anybody gets at the token endpoint is a token for nobody.
+    assert_eq!(ask(&["127.0.0.1"]).await, [StatusCode::UNAUTHORIZED, known, unknown]);
 }

@@ -1,11 +1,14 @@
 //! An operator tries a configuration before the server meets it.
 
+use std::os::unix::fs::symlink;
 use std::path::Path;
+use std::time::{SystemTime, UNIX_EPOCH};
 
-use hyper::StatusCode;
+use bytes::Bytes;
+use hyper::{Method, StatusCode};
 use serde_json::json;
 
-use crate::harness::{Image, Layer, TestRegistry, wharf};
+use crate::harness::{Image, Layer, PaperCluster, TestRegistry, wharf};
 
 fn write(folder: &Path, content: &str) -> String {
     let path = folder.join("config.yml");
@@ -120,4 +123,50 @@ async fn clients_are_told_what_a_password_is_for() {
     let registry = TestRegistry::with(json!({ "auth": { "htpasswd": htpasswd } })).await;
     let refused = registry.user("someone").get("/v2/").await.expect(StatusCode::UNAUTHORIZED);
     assert_eq!(refused.header("www-authenticate"), Some("Basic realm=\"our images\""));
+}
+
+#[test]
+fn what_lies_where_a_socket_should_be_stays_there() {
+    let folder = tempfile::tempdir().unwrap();
+    let at = |name: &str| folder.path().join(name).to_str().unwrap().to_owned();
+    std::fs::write(at("tls.key"), "a key").unwrap();
+    std::fs::create_dir(at("folder")).unwrap();
+    symlink(at("tls.key"), at("link")).unwrap();
+    for (name, kind) in [("tls.key", "a file"), ("folder", "a folder"), ("link", "a symbolic link")] {
+        let path = at(name);
+        // Whatever becomes of this one, the server does not start: there is no place for the second.
+        for places in [
+            json!({ "addr": path, "listeners": [{ "addr": at("none/wharf.sock") }] }),
+            json!({ "listeners": [{ "addr": path }, { "addr": at("none/wharf.sock") }] }),
+        ] {
+            let configuration = json!({ "version": 0.1, "http": places, "storage": { "inmemory": {} } });
+            let refused = wharf::run(&["serve", &write(folder.path(), &configuration.to_string())], &[]);
+            assert_eq!(refused.code, Some(1));
+            let complaint = format!(
+                "cannot listen on {path}: {kind} is there, and no socket; name another path, or remove it\n"
+            );
+            assert!(refused.complaint.ends_with(&complaint), "{}", refused.complaint);
+        }
+    }
+    assert_eq!(std::fs::read_to_string(at("link")).unwrap(), "a key");
+}
+
+#[tokio::test]
+async fn tokens_are_good_for_as_long_as_the_configuration_says() {
+    let cluster = PaperCluster::new();
+    let mut settings = cluster.settings();
+    let kubernetes = &mut settings["auth"]["kubernetes"];
+    kubernetes["longesttokenage"] = json!("1h");
+    kubernetes["tokenlifetime"] = json!("10m");
+    let registry = TestRegistry::with(settings).await;
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_secs();
+    let ask = async |path: &str, age_minutes: u64| {
+        let made = now - age_minutes * 60;
+        let claims = json!({ "iat": made, "nbf": made, "exp": now + 24 * 3600 });
+        let shown = format!("Bearer {}", cluster.token_with("team", "robot", &claims));
+        registry.user("robot").ask(Method::GET, path, &[("authorization", &shown)], Bytes::new()).await
+    };
+    ask("/v2/", 120).await.expect(StatusCode::UNAUTHORIZED);
+    ask("/v2/", 30).await.expect(StatusCode::OK);
+    assert_eq!(ask("/token", 30).await.expect(StatusCode::OK).json()["expires_in"], 600);
 }

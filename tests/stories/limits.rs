@@ -12,6 +12,9 @@ use tokio::{
 
 use crate::harness::{Image, Layer, MIB, TestRegistry, user::Upload};
 
+/// Before anything is given up where nothing is configured.
+const SOON: Duration = Duration::from_secs(20);
+
 /// Says something on a connection of its own, and returns all that comes back until the registry closes it.
 async fn say(registry: &TestRegistry, words: &str) -> String {
     let mut connection = connect(registry).await;
@@ -78,7 +81,8 @@ async fn a_pull_that_nobody_reads_on_is_given_up() {
     let words =
         format!("GET /v2/team/app/blobs/{digest} HTTP/1.1\r\nhost: registry\r\nx-request-id: idle\r\n\r\n");
     idle.write_all(words.as_bytes()).await.unwrap();
-    let ended = registry.log_line(&[("target", "access"), ("request.id", "idle")]).await;
+    let ended = timeout(SOON, registry.log_line(&[("target", "access"), ("request.id", "idle")]));
+    let ended = ended.await.expect("it is given up");
     assert!(ended["sent_bytes"].as_u64() < Some(24 * MIB as u64), "{ended}");
     // What still comes is less than all, however the connection ends.
     let mut rest = Vec::new();
@@ -95,7 +99,7 @@ async fn a_body_that_stands_still_is_given_up_and_an_upload_keeps_what_came() {
         "PATCH {} HTTP/1.1\r\nhost: registry\r\ncontent-length: 100\r\n\r\nno more than this",
         upload.location()
     );
-    let answer = say(&registry, &words).await;
+    let answer = timeout(SOON, say(&registry, &words)).await.expect("it is given up");
     assert!(answer.starts_with("HTTP/1.1 408 "), "{answer}");
     assert_eq!(alice.upload_end(&upload).await, "no more than this".len());
 }
@@ -103,7 +107,8 @@ async fn a_body_that_stands_still_is_given_up_and_an_upload_keeps_what_came() {
 #[tokio::test]
 async fn headers_that_do_not_end_are_given_up() {
     let registry = TestRegistry::with(json!({ "http": { "limits": { "headertimeout": "300ms" } } })).await;
-    let answer = say(&registry, "GET /v2/ HTTP/1.1\r\nhost: registry\r\nx-slow: ").await;
+    let answer = timeout(SOON, say(&registry, "GET /v2/ HTTP/1.1\r\nhost: registry\r\nx-slow: "));
+    let answer = answer.await.expect("they are given up");
     assert!(!answer.contains(" 200 "), "{answer}");
 }
 

@@ -132,6 +132,24 @@ async fn what_a_stopped_server_has_got_of_an_upload_is_carried_on_from() {
 }
 
 #[tokio::test]
+async fn a_server_that_is_told_again_to_stop_waits_for_nobody() {
+    let registry = stopping_soon("1h").await;
+    let layer = Layer::random(2 * MIB);
+    let upload = registry.user("alice").begin_upload("team/app").await;
+    let _sending = begin_to_send(&registry, &upload, &layer, MIB).await;
+    registry.ask_to_stop();
+    registry.line_with("stopping").await;
+    registry.ask_to_stop();
+    registry.line_with("told again to stop").await;
+    let registry = registry.start_again().await;
+    let alice = registry.user("alice");
+    assert_eq!(alice.upload_end(&upload).await, MIB, "all that came before it stopped");
+    alice.send(&upload, layer.from(MIB)).await;
+    alice.finish(&upload, layer.digest()).await.expect(StatusCode::CREATED);
+    assert_eq!(alice.pull("team/app", layer.digest()).await, layer);
+}
+
+#[tokio::test]
 async fn what_one_server_deleted_another_one_does_not_claim_to_have() {
     let first = TestRegistry::start().await;
     let second = first.replica().await;
