@@ -120,7 +120,7 @@ impl Gate {
         repository: RepositoryName,
     ) -> Result<DeleteAccess, ApiError> {
         let [stream, images] = rights::delete(&repository);
-        let binding = match self.decide(asker.caller, images).await? {
+        let binding = match self.decide(asker.caller, &images).await? {
             Some(binding) => binding,
             None => self.demand(asker, Act::Delete, &repository, stream).await?,
         };
@@ -154,7 +154,7 @@ impl Gate {
         repository: RepositoryName,
     ) -> Result<Option<MountAccess>, ApiError> {
         let wanted = rights::pull(&repository);
-        let Some(binding) = self.decide(asker.caller, wanted).await? else {
+        let Some(binding) = self.decide(asker.caller, &wanted).await? else {
             let missing = missing(asker.caller, &wanted);
             Witness::of(asker, &self.audit).denied(Act::Pull, &repository, &missing).await;
             return Ok(None);
@@ -167,13 +167,13 @@ impl Gate {
     /// # Errors
     /// When it cannot be known which.
     pub async fn catalog(&self, caller: &Identity) -> Result<CatalogAccess, ApiError> {
-        let sees_all = self.allows(caller, rights::list()).await?;
+        let sees_all = self.allows(caller, &rights::list()).await?;
         Ok(CatalogAccess { gate: self.clone(), shown_to: (!sees_all).then(|| caller.clone()) })
     }
 
     /// A permit to take a blob without naming the repository it lies in: only for whoever may pull from all of them.
     pub async fn any_repository(&self, caller: &Identity) -> Result<Option<PullAnyAccess>, ApiError> {
-        let allowed = self.decide(caller, rights::pull_everything()).await?;
+        let allowed = self.decide(caller, &rights::pull_everything()).await?;
         Ok(allowed.map(|binding| PullAnyAccess { repositories: self.registry.any_repository(), binding }))
     }
 
@@ -185,7 +185,7 @@ impl Gate {
         repository: &RepositoryName,
         wanted: ResourceAttributes<'_>,
     ) -> Result<Arc<str>, ApiError> {
-        match self.decide(asker.caller, wanted).await? {
+        match self.decide(asker.caller, &wanted).await? {
             Some(binding) => Ok(binding),
             // In a box: what is allowed needs no room for it.
             None => Err(Box::pin(self.denial(asker, act, repository, wanted)).await),
@@ -200,7 +200,7 @@ impl Gate {
         repository: &RepositoryName,
         wanted: ResourceAttributes<'_>,
     ) -> Result<(), ApiError> {
-        if self.allows(asker.caller, wanted).await? {
+        if self.allows(asker.caller, &wanted).await? {
             return Ok(());
         }
         Err(Box::pin(self.denial(asker, act, repository, wanted)).await)
@@ -226,7 +226,7 @@ impl Gate {
     async fn decide(
         &self,
         caller: &Identity,
-        wanted: ResourceAttributes<'_>,
+        wanted: &ResourceAttributes<'_>,
     ) -> Result<Option<Arc<str>>, ApiError> {
         for wanted in rights::in_each_group(wanted) {
             match self.authorizer.decide(caller, &wanted).await {
@@ -239,7 +239,7 @@ impl Gate {
     }
 
     /// Whether anything allows this.
-    async fn allows(&self, caller: &Identity, wanted: ResourceAttributes<'_>) -> Result<bool, ApiError> {
+    async fn allows(&self, caller: &Identity, wanted: &ResourceAttributes<'_>) -> Result<bool, ApiError> {
         for wanted in rights::in_each_group(wanted) {
             match self.authorizer.allows(caller, &wanted).await {
                 Ok(true) => return Ok(true),
@@ -274,7 +274,7 @@ impl CatalogAccess {
             let page = registry.catalog(after.as_deref(), limit.max(CATALOG_LOOK)).await?;
             after = page.repositories.last().map(|last| last.as_str().to_owned());
             let judged = page.repositories.into_iter().map(|repository| async move {
-                let may_pull = self.gate.allows(caller, rights::pull(&repository)).await?;
+                let may_pull = self.gate.allows(caller, &rights::pull(&repository)).await?;
                 Ok::<_, ApiError>(may_pull.then_some(repository))
             });
             let mut judged = pin!(stream::iter(judged).buffered(CATALOG_QUESTIONS));

@@ -16,21 +16,23 @@ mod referrers;
 mod tags;
 pub mod uploads;
 
+use std::convert::Infallible;
+use std::fmt::Write as _;
 use std::sync::Arc;
 use std::time::Duration;
 
 use axum::Router;
 use axum::body::Body;
-use axum::extract::{Request, State};
+use axum::extract::Request;
 use axum::http::request::Parts;
 use axum::http::{HeaderName, HeaderValue, Method, StatusCode, header};
 use axum::response::{IntoResponse, Response};
-use axum::routing::any;
 use bytes::Bytes;
 use storage::{Digest, MissingReferences, Reference, RepositoryName, UploadId};
 use tokio::sync::Semaphore;
 use tokio::time::timeout;
 use tokio_util::task::TaskTracker;
+use tower::service_fn;
 use tracing::Instrument;
 
 use self::endpoint::{Endpoint, PathError, Right};
@@ -99,11 +101,16 @@ impl Api {
 
     /// The routes, all below `/v2`, which lies below the configured prefix.
     pub fn router(&self) -> Router {
+        let api = self.clone();
+        // A service, not a handler: that one would have another future around this, which is made for each request.
+        let service = service_fn(move |request: Request| {
+            let (api, (parts, body)) = (api.clone(), request.into_parts());
+            async move { Ok::<_, Infallible>(api.answer(&parts, body).await) }
+        });
         let router = Router::new()
-            .route("/v2", any(answer))
-            .route("/v2/", any(answer))
-            .route("/v2/{*rest}", any(answer))
-            .with_state(self.clone());
+            .route_service("/v2", service.clone())
+            .route_service("/v2/", service.clone())
+            .route_service("/v2/{*rest}", service);
         match self.0.options.urls.prefix.as_str() {
             "" => router,
             prefix => Router::new().nest(prefix, router),
@@ -145,6 +152,14 @@ impl Api {
             return Err(ApiError::DeletionDisabled { allow: left });
         }
         Ok(())
+    }
+
+    /// Answers any request below `/v2`.
+    async fn answer(&self, request: &Parts, body: Body) -> Response {
+        let mut response = self.admit(request, body).await.unwrap_or_else(IntoResponse::into_response);
+        let (name, value) = API_VERSION;
+        response.headers_mut().insert(name, value);
+        response
     }
 
     /// Finds out who asks, and asks whoever may not, and is nobody in particular, to log in.
@@ -331,15 +346,6 @@ pub fn with_errors(router: Router) -> Router {
     )
 }
 
-/// Every request below `/v2`.
-async fn answer(State(api): State<Api>, request: Request) -> Response {
-    let (parts, body) = request.into_parts();
-    let mut response = api.admit(&parts, body).await.unwrap_or_else(IntoResponse::into_response);
-    let (name, value) = API_VERSION;
-    response.headers_mut().insert(name, value);
-    response
-}
-
 /// An answer that is JSON.
 fn json(body: impl Into<Body>) -> Response {
     ([(header::CONTENT_TYPE, HeaderValue::from_static("application/json"))], body.into()).into_response()
@@ -354,9 +360,16 @@ fn created(base: &Base, endpoint: &Endpoint, digest: &Digest) -> Response {
 /// The header that says which content an answer is about.
 const CONTENT_DIGEST: HeaderName = HeaderName::from_static("docker-content-digest");
 
+/// A digest of sha512 in quotes.
+const LONGEST_NAME: usize = "sha512:".len() + 128 + 2;
+
 /// The two headers that name content, its digest in quotes and without, in one piece of memory.
 fn names_of(digest: &Digest) -> [(HeaderName, HeaderValue); 2] {
-    let quoted = Bytes::from(format!("\"{digest}\""));
+    // With room for all of it, as it is written for each request.
+    let mut quoted = String::with_capacity(LONGEST_NAME);
+    // Writing to a string does not fail.
+    let _ = write!(quoted, "\"{digest}\"");
+    let quoted = Bytes::from(quoted);
     let bare = quoted.slice(1..quoted.len() - 1);
     let value = |text: Bytes| {
         HeaderValue::from_maybe_shared(text).expect("a digest is made of visible ASCII characters")

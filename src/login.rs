@@ -118,6 +118,12 @@ impl Login {
         if let Some(identity) = header.and_then(|header| authenticators.recall(header)) {
             return Ok(Caller { identity, showed_credential: true });
         }
+        // In a box: whoever is recalled needs no room for it.
+        Box::pin(self.find_out(request, header)).await
+    }
+
+    async fn find_out(&self, request: &Parts, header: Option<&[u8]>) -> Result<Caller, ApiError> {
+        let authenticators = &self.0.authenticators;
         let source = source(request);
         let identified = match (self.shown(request), header) {
             (Shown::Nothing, _) => return Ok(Caller::anonymous()),
@@ -131,8 +137,7 @@ impl Login {
         let challenge = || self.0.challenge.header(&Called::by(request), Reason::Invalid);
         match identified {
             Ok(known) => Ok(Caller { identity: known.identity, showed_credential: true }),
-            // In a box: whoever is known needs no room for it.
-            Err(error) => Err(Box::pin(self.failure(request, error, challenge)).await),
+            Err(error) => Err(self.failure(request, error, challenge).await),
         }
     }
 

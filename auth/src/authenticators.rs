@@ -14,10 +14,10 @@ use std::time::Duration;
 use self::failures::{Attempt, Failures};
 use self::verdicts::{Entry, Looked, Verdict, Verdicts};
 use crate::compact_token::{CompactToken, MAX_TOKEN_BYTES};
-use crate::service_account::standing;
+use crate::service_account::is_gone;
 use crate::{
     Accounts, Authenticated, AuthenticationError, Authenticator, Clock, Credential, Files, Identity,
-    RegistryTokens, Standing, TokenError,
+    RegistryTokens, TokenError,
 };
 
 /// Tells who shows a credential.
@@ -241,7 +241,7 @@ impl Authenticators {
 
     /// Whether it was an account that is gone.
     fn is_gone(&self, identity: &Identity) -> bool {
-        self.accounts.as_ref().is_some_and(|accounts| standing(&**accounts, identity) == Standing::Gone)
+        self.accounts.as_ref().is_some_and(|accounts| is_gone(&**accounts, identity))
     }
 }
 

@@ -160,6 +160,11 @@ impl TokenRules {
 pub trait Accounts: fmt::Debug + Send + Sync + 'static {
     /// Answers from memory.
     fn standing(&self, account: &Account<'_>) -> Standing;
+
+    /// Whether that is [`Standing::Gone`].
+    fn is_gone(&self, account: &Account<'_>) -> bool {
+        self.standing(account) == Standing::Gone
+    }
 }
 
 /// One service account. Its uid tells it from others that had its name before or will have it after.
@@ -313,6 +318,11 @@ pub(crate) fn end_of(token: &CompactToken<'_>) -> Option<SystemTime> {
 /// What `accounts` knows of `identity`. Whoever is no service account is none that could go.
 pub(crate) fn standing(accounts: &dyn Accounts, identity: &Identity) -> Standing {
     Account::of(identity).map_or(Standing::Current, |account| accounts.standing(&account))
+}
+
+/// Whether `identity` was one of `accounts` that is gone.
+pub(crate) fn is_gone(accounts: &dyn Accounts, identity: &Identity) -> bool {
+    Account::of(identity).is_some_and(|account| accounts.is_gone(&account))
 }
 
 impl From<TokenError> for AuthenticationError {

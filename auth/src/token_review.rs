@@ -76,7 +76,7 @@ impl TokenReviews {
         token: &Secret,
         known: &Authenticated,
     ) -> Result<Authenticated, AuthenticationError> {
-        if service_account::standing(&*self.accounts, &known.identity) == Standing::Gone {
+        if service_account::is_gone(&*self.accounts, &known.identity) {
             return Err(TokenError::Gone.into());
         }
         let confirmed = self.review(token, Some(known)).await?;
@@ -121,7 +121,7 @@ impl TokenReviews {
         let Answer { value, asked } =
             answer.map_err(|error| AuthenticationError::Unavailable(error.into()))?;
         let identity = value.map_err(|reason| AuthenticationError::Rejected(reason.to_string()))?;
-        if service_account::standing(&*self.accounts, &identity) == Standing::Gone {
+        if service_account::is_gone(&*self.accounts, &identity) {
             // The API server itself remembers tokens for some seconds.
             return Err(TokenError::Gone.into());
         }

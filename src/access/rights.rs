@@ -42,8 +42,8 @@ pub fn pull_everything() -> ResourceAttributes<'static> {
 }
 
 /// The same right in each of the groups that it may be given in; one is enough.
-pub fn in_each_group(wanted: ResourceAttributes<'_>) -> [ResourceAttributes<'_>; 2] {
-    GROUPS.map(|group| ResourceAttributes { group, ..wanted })
+pub fn in_each_group<'a>(wanted: &ResourceAttributes<'a>) -> impl Iterator<Item = ResourceAttributes<'a>> {
+    GROUPS.iter().map(move |group| ResourceAttributes { group, ..*wanted })
 }
 
 fn layers<'a>(verb: &'a str, repository: &'a RepositoryName) -> ResourceAttributes<'a> {

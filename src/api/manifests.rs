@@ -108,7 +108,7 @@ pub(super) async fn pull_manifest(
     request: &Parts,
 ) -> Result<Response, ApiError> {
     let found = if request.method == Method::HEAD {
-        access.held_manifest(&reference).await?
+        Box::pin(access.held_manifest(&reference)).await?
     } else {
         access.manifest(&reference).await?
     };

@@ -260,7 +260,7 @@ impl Rules {
 fn explain(policy: &Policy, caller: &Identity, act: &Act, help: impl FnOnce(Remedy) -> String) -> Reasons {
     let (mut granted, mut missing) = (String::new(), String::new());
     for alternatives in act.needs() {
-        let in_groups = alternatives.iter().flat_map(|right| rights::in_each_group(*right));
+        let in_groups = alternatives.iter().flat_map(rights::in_each_group);
         let mut explained = in_groups.map(|right| (right, policy.explain(caller, &right)));
         if let Some((right, why)) = explained.find(|(_, why)| why.is_allowed()) {
             granted += &format!("\nThey can {right}:\n{}", indented(&why.to_string()));
@@ -292,7 +292,7 @@ async fn ask(reviews: &AccessReviews, caller: &Identity, act: &Act) -> anyhow::R
     let (mut allowed, mut text) = (true, String::new());
     for alternatives in act.needs() {
         let mut because = None;
-        for right in alternatives.iter().flat_map(|right| rights::in_each_group(*right)) {
+        for right in alternatives.iter().flat_map(rights::in_each_group) {
             if let Decision::Allowed(by) = reviews.decide(caller, &right).await? {
                 because = Some(format!("\nThey can {right}:\n{}", indented(&OneLine(&by).to_string())));
                 break;

@@ -96,7 +96,8 @@ impl Reader {
             return Ok(Some(stored));
         }
         let since = revisions.before_reading();
-        let stored = self.revision(digest).await?;
+        // In a box: what is remembered needs no room for it. So are the manifests below.
+        let stored = Box::pin(self.revision(digest)).await?;
         if let Some(stored) = stored {
             revisions.remember(key, stored, since);
         }
@@ -109,9 +110,13 @@ impl Reader {
     }
 
     async fn stored_manifest(&self, digest: &Digest) -> Result<Option<Arc<StoredManifest>>, BackendError> {
-        if let Some(manifest) = self.registry.caches.manifests.get(digest) {
-            return Ok(Some(manifest));
+        match self.registry.caches.manifests.get(digest) {
+            Some(manifest) => Ok(Some(manifest)),
+            None => Box::pin(self.read_manifest(digest)).await,
         }
+    }
+
+    async fn read_manifest(&self, digest: &Digest) -> Result<Option<Arc<StoredManifest>>, BackendError> {
         let bytes = match self.backend().read(&layout::blob(digest), LARGEST_MANIFEST_BYTES as u64).await {
             Ok(Some(bytes)) => bytes,
             Ok(None) => return Ok(None),

@@ -58,7 +58,8 @@ impl Reader {
     pub(crate) async fn tagged(&self, tag: &Tag) -> Result<Option<Digest>, BackendError> {
         match self.registry.caches.tags.get(&(self.repository.clone(), tag.clone())) {
             Some(digest) => Ok(Some(digest)),
-            None => self.tagged_now(tag).await,
+            // In a box: what is remembered needs no room for it.
+            None => Box::pin(self.tagged_now(tag)).await,
         }
     }
 

@@ -33,6 +33,8 @@ pub enum Lost {
 /// All that is watched in one cluster.
 #[derive(Debug)]
 pub(super) struct Contacts {
+    /// What times are counted from.
+    since: Instant,
     watched: ShardedLock<Vec<Arc<Pulse>>>,
     outage: Duration,
 }
@@ -48,7 +50,7 @@ pub(super) struct Pulse {
 
 impl Contacts {
     pub(super) fn new(outage: Duration) -> Self {
-        Self { watched: ShardedLock::default(), outage }
+        Self { since: Instant::now(), watched: ShardedLock::default(), outage }
     }
 
     pub(super) fn outage(&self) -> Duration {
@@ -58,7 +60,7 @@ impl Contacts {
     pub(super) fn add(&self, kind: &'static str) -> Arc<Pulse> {
         let pulse = Arc::new(Pulse {
             kind,
-            since: Instant::now(),
+            since: self.since,
             heard: AtomicU64::new(0),
             failing: AtomicBool::new(false),
         });
@@ -68,14 +70,19 @@ impl Contacts {
 
     pub(super) fn contact(&self) -> Contact {
         let watched = self.watched.read().unwrap_or_else(PoisonError::into_inner);
-        let now = Instant::now();
+        // For each request: one look at the clock serves all.
+        let (now, outage) = (milliseconds_after(self.since), as_milliseconds(self.outage));
         let mut contact = Contact::Current;
         for pulse in &*watched {
-            match pulse.silence(now) {
-                None => return Contact::Lost(Lost::Unread(pulse.kind)),
-                Some(silence) if silence > self.outage => return Contact::Lost(Lost::Silent(silence)),
-                Some(silence) if pulse.failing.load(Ordering::Relaxed) => contact = Contact::Silent(silence),
-                Some(_) => {}
+            let silence = match pulse.heard.load(Ordering::Relaxed) {
+                0 => return Contact::Lost(Lost::Unread(pulse.kind)),
+                heard => now.saturating_sub(heard),
+            };
+            if silence > outage {
+                return Contact::Lost(Lost::Silent(Duration::from_millis(silence)));
+            }
+            if pulse.failing.load(Ordering::Relaxed) {
+                contact = Contact::Silent(Duration::from_millis(silence));
             }
         }
         contact
@@ -97,8 +104,7 @@ impl Pulse {
 
     /// Something was heard, and with it everything up to now is known.
     pub(super) fn beat(&self) {
-        let now = u64::try_from(self.since.elapsed().as_millis()).unwrap_or(u64::MAX);
-        self.heard.store(now.max(1), Ordering::Relaxed);
+        self.heard.store(milliseconds_after(self.since).max(1), Ordering::Relaxed);
         self.answer();
     }
 
@@ -120,17 +126,25 @@ impl Pulse {
         }
     }
 
-    /// How long nothing has been heard `now`; none if nothing ever was.
-    pub(super) fn silence(&self, now: Instant) -> Option<Duration> {
+    /// How long nothing has been heard; none if nothing ever was.
+    pub(super) fn silence(&self) -> Option<Duration> {
         match self.heard.load(Ordering::Relaxed) {
             0 => None,
-            heard => Some((now - self.since).saturating_sub(Duration::from_millis(heard))),
+            heard => Some(Duration::from_millis(milliseconds_after(self.since).saturating_sub(heard))),
         }
     }
 }
 
+fn milliseconds_after(since: Instant) -> u64 {
+    as_milliseconds(since.elapsed())
+}
+
+fn as_milliseconds(duration: Duration) -> u64 {
+    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
+}
+
 impl fmt::Debug for Pulse {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(formatter, "Pulse({}, {:?})", self.kind, self.silence(Instant::now()))
+        write!(formatter, "Pulse({}, {:?})", self.kind, self.silence())
     }
 }

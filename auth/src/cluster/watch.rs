@@ -81,7 +81,7 @@ pub(super) async fn watch<L: Listener>(api: Api<L::Object>, listener: L, pulse: 
             }
             Err(error) => {
                 watch.pulse.miss(&error);
-                if watch.pulse.silence(Instant::now()).is_none_or(|silence| silence > READ_AGAIN_AFTER) {
+                if watch.pulse.silence().is_none_or(|silence| silence > READ_AGAIN_AFTER) {
                     watch.version = None;
                 }
                 tracing::debug!(

@@ -43,15 +43,31 @@ impl WatchedAccounts {
 
 impl Accounts for WatchedAccounts {
     fn standing(&self, account: &Account<'_>) -> Standing {
-        let uids = self.heard.uids.read().unwrap_or_else(PoisonError::into_inner);
-        let uid = uids.get(account.full_name);
-        match (self.cluster.contact(), uid) {
-            (Contact::Current | Contact::Silent(_), Some(uid)) if **uid == *account.uid => Standing::Current,
-            _ if self.heard.gone.get(account.uid).is_some() => Standing::Gone,
-            (Contact::Current, _) => Standing::Unheard,
-            // It may have come since it was heard of, or made again.
-            (Contact::Silent(_) | Contact::Lost(_), _) => Standing::Unknown,
+        let is_there = self.heard.is_there(account);
+        if !is_there && self.heard.went(account) {
+            return Standing::Gone;
         }
+        match self.cluster.contact() {
+            Contact::Current | Contact::Silent(_) if is_there => Standing::Current,
+            Contact::Current => Standing::Unheard,
+            // It may have come since somebody was heard of, or made again.
+            Contact::Silent(_) | Contact::Lost(_) => Standing::Unknown,
+        }
+    }
+
+    fn is_gone(&self, account: &Account<'_>) -> bool {
+        !self.heard.is_there(account) && self.heard.went(account)
+    }
+}
+
+impl Heard {
+    fn is_there(&self, account: &Account<'_>) -> bool {
+        let uids = self.uids.read().unwrap_or_else(PoisonError::into_inner);
+        uids.get(account.full_name).is_some_and(|uid| **uid == *account.uid)
+    }
+
+    fn went(&self, account: &Account<'_>) -> bool {
+        self.gone.get(account.uid).is_some()
     }
 }
 
