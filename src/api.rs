@@ -27,6 +27,7 @@ use axum::extract::Request;
 use axum::http::request::Parts;
 use axum::http::{HeaderName, HeaderValue, Method, StatusCode, header};
 use axum::response::{IntoResponse, Response};
+use axum::routing::any_service;
 use bytes::Bytes;
 use storage::{Digest, MissingReferences, Reference, RepositoryName, UploadId};
 use tokio::sync::Semaphore;
@@ -103,14 +104,14 @@ impl Api {
     pub fn router(&self) -> Router {
         let api = self.clone();
         // A service, not a handler: that one would have another future around this, which is made for each request.
-        let service = service_fn(move |request: Request| {
+        let service = any_service(service_fn(move |request: Request| {
             let (api, (parts, body)) = (api.clone(), request.into_parts());
             async move { Ok::<_, Infallible>(api.answer(&parts, body).await) }
-        });
+        }));
         let router = Router::new()
-            .route_service("/v2", service.clone())
-            .route_service("/v2/", service.clone())
-            .route_service("/v2/{*rest}", service);
+            .route("/v2", service.clone())
+            .route("/v2/", service.clone())
+            .route("/v2/{*rest}", service);
         match self.0.options.urls.prefix.as_str() {
             "" => router,
             prefix => Router::new().nest(prefix, router),
