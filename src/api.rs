@@ -30,7 +30,6 @@ use axum::response::{IntoResponse, Response};
 use axum::routing::any_service;
 use bytes::Bytes;
 use storage::{Digest, MissingReferences, Reference, RepositoryName, UploadId};
-use tokio::sync::Semaphore;
 use tokio::time::timeout;
 use tokio_util::task::TaskTracker;
 use tower::service_fn;
@@ -39,7 +38,7 @@ use tracing::Instrument;
 use self::endpoint::{Endpoint, PathError, Right};
 use self::error::ApiError;
 use self::location::{Base, Urls};
-use self::manifests::{Precondition, Turns};
+use self::manifests::{Precondition, Room, Turns};
 use self::page::PageSizes;
 use self::uploads::Chunk;
 use self::uploads::state::StateKey;
@@ -89,15 +88,15 @@ struct Inner {
     options: ApiOptions,
     mutations: TaskTracker,
     turns: Turns,
-    large_manifests: Arc<Semaphore>,
+    room: Room,
 }
 
 impl Api {
     /// The API over what lies behind `gate`, for those whom `login` knows.
     pub fn new(gate: Gate, login: Option<Login>, options: ApiOptions) -> Self {
-        let large_manifests = Arc::new(Semaphore::new(manifests::LARGE_AT_ONCE));
         let (mutations, turns) = (TaskTracker::new(), Turns::default());
-        Self(Arc::new(Inner { gate, login, options, mutations, turns, large_manifests }))
+        let room = Room::new(options.manifest_limit_bytes);
+        Self(Arc::new(Inner { gate, login, options, mutations, turns, room }))
     }
 
     /// The routes, all below `/v2`, which lies below the configured prefix.

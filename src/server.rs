@@ -237,9 +237,6 @@ impl Shared {
         let header_bytes = limits.header_bytes.get();
         let mut http1 = http1::Builder::new();
         http1
-            // Whoever has said all may close that side and is still answered, as by other servers. To look for that while a request
-            // is answered would also take a new buffer for each: its headers lie in the one that there is.
-            .half_close(true)
             .timer(TokioTimer::new())
             .header_read_timeout(limits.header_timeout)
             .max_header_size(header_bytes)

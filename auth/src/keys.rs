@@ -213,7 +213,7 @@ fn parse(contents: &[u8]) -> Result<Vec<Arc<PublicKey>>, String> {
     }
 }
 
-/// As the API server reads such a file: a key of another kind never spoils the others, which may be newer.
+/// A key of another kind never spoils the others, which may be newer.
 fn parse_pem(mut contents: &[u8]) -> Result<Vec<Arc<PublicKey>>, String> {
     let (mut keys, mut skipped) = (Vec::new(), 0);
     while let Some((kind, der)) = pem::from_buf(&mut contents).map_err(|_| "it is not PEM".to_owned())? {

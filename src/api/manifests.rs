@@ -9,7 +9,7 @@ use axum::body::Body;
 use axum::http::request::Parts;
 use axum::http::{HeaderName, HeaderValue, Method, StatusCode, header};
 use axum::response::{IntoResponse, Response};
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
 use http_body::Body as _;
 use http_body_util::{BodyExt, LengthLimitError, Limited};
 use storage::backend::BackendError;
@@ -18,7 +18,7 @@ use storage::{
     Tag,
 };
 use tokio::sync::{Mutex, MutexGuard, OwnedSemaphorePermit, Semaphore};
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout, timeout_at};
 
 use crate::access::{DeleteAccess, Gate, PullAccess, PushAccess};
 use crate::api::conditions::{Conditions, Outcome};
@@ -28,15 +28,80 @@ use crate::api::query::Query;
 use crate::api::{Api, created, digest_value, names_of};
 use crate::audit::{Act, Asker, Deed};
 
-/// How many manifests are pushed at once that are larger than [`SMALL_BYTES`]: each is held in memory, as large as the limit at most.
-/// Others wait.
-pub(super) const LARGE_AT_ONCE: usize = 16;
+/// How much of each manifest is taken in whatever others are: what a connection may hold in any case.
+const SMALL_BYTES: usize = 64 << 10;
 
-/// What each connection may hold in any case.
-const SMALL_BYTES: u64 = 64 << 10;
+/// How long the rest of a larger one may wait until there is room for it, and how long it may then take to arrive, since others wait.
+const ARRIVES_WITHIN: Duration = Duration::from_secs(60);
 
-/// How long a large one may take to arrive, since others wait.
-const LARGE_ARRIVES_WITHIN: Duration = Duration::from_secs(60);
+/// When to come back if there was no room.
+const COME_BACK_AFTER: Duration = Duration::from_secs(5);
+
+/// Memory for manifests that are being pushed.
+#[derive(Debug)]
+pub(super) struct Room {
+    /// A permit for each [`SMALL_BYTES`].
+    permits: Arc<Semaphore>,
+    limit_bytes: usize,
+}
+
+impl Room {
+    /// Room for as many manifests as large as the limit.
+    const LARGEST: usize = 16;
+
+    pub(super) fn new(limit_bytes: usize) -> Self {
+        let permits = Arc::new(Semaphore::new(Self::LARGEST * limit_bytes.div_ceil(SMALL_BYTES)));
+        Self { permits, limit_bytes }
+    }
+
+    /// Reads a manifest whole, or not at all when it says that it is too large. What is returned beside it is to be held as long as
+    /// it is.
+    async fn read(&self, body: Body) -> Result<(Bytes, Option<OwnedSemaphorePermit>), ApiError> {
+        let too_large = || ApiError::ManifestTooLarge { limit_bytes: self.limit_bytes as u64 };
+        let length = body.size_hint();
+        if length.lower() > self.limit_bytes as u64 {
+            return Err(too_large());
+        }
+        let mut body = Limited::new(body, self.limit_bytes);
+        let expected = length.exact().and_then(|length| usize::try_from(length).ok()).unwrap_or_default();
+        let (mut read, mut room) = (BytesMut::with_capacity(expected.min(SMALL_BYTES)), None);
+        let mut deadline = None;
+        loop {
+            let frame = match deadline {
+                None => body.frame().await,
+                Some(deadline) => {
+                    timeout_at(deadline, body.frame()).await.map_err(|_| ApiError::BodyTimeout)?
+                }
+            };
+            let data = match frame.transpose().map_err(|error| error.downcast::<LengthLimitError>()) {
+                Ok(Some(frame)) => frame.into_data().unwrap_or_default(),
+                Ok(None) => break,
+                Err(Ok(_)) => return Err(too_large()),
+                Err(Err(error)) => return Err(ApiError::of_body(error)),
+            };
+            if room.is_none() && read.len() + data.len() > SMALL_BYTES {
+                room = Some(self.of(length.exact()).await?);
+                deadline = Some(Instant::now() + ARRIVES_WITHIN);
+                read.reserve(expected.saturating_sub(read.len()));
+            }
+            read.extend_from_slice(&data);
+        }
+        if length.exact().is_some_and(|length| length != read.len() as u64) {
+            return Err(ApiError::SizeInvalid);
+        }
+        Ok((read.freeze(), room))
+    }
+
+    /// Room for a manifest of this length, or for the largest if it does not say. All at once: many that each had some of theirs would
+    /// wait for each other.
+    async fn of(&self, length: Option<u64>) -> Result<OwnedSemaphorePermit, ApiError> {
+        let length = length.and_then(|length| usize::try_from(length).ok()).unwrap_or(self.limit_bytes);
+        let permits = u32::try_from(length.div_ceil(SMALL_BYTES)).unwrap_or(u32::MAX);
+        let room = timeout(ARRIVES_WITHIN, Arc::clone(&self.permits).acquire_many_owned(permits)).await;
+        let room = room.map_err(|_| ApiError::TooManyRequests { retry_after: COME_BACK_AFTER })?;
+        room.map_err(|closed| ApiError::Internal(closed.into()))
+    }
+}
 
 /// How many tags one push may set.
 const MOST_TAGS: usize = 100;
@@ -166,8 +231,7 @@ pub(super) async fn put_manifest(
         .get(header::CONTENT_TYPE)
         .map(|kind| String::from_utf8_lossy(kind.as_bytes()).into_owned());
     let base = api.0.options.urls.base(request);
-    let (bytes, room) =
-        read_manifest(body, api.0.options.manifest_limit_bytes, &api.0.large_manifests).await?;
+    let (bytes, room) = api.0.room.read(body).await?;
 
     let api = api.clone();
     api.clone()
@@ -247,37 +311,6 @@ async fn deleted(
     }
     let repository = access.repository().clone();
     Err(ApiError::ManifestUnknown { repository, reference: reference.to_owned() })
-}
-
-/// Reads a manifest whole, or not at all when it says that it is too large. What is returned beside it is to be held as long as it is.
-async fn read_manifest(
-    body: Body,
-    limit: usize,
-    large: &Arc<Semaphore>,
-) -> Result<(Bytes, Option<OwnedSemaphorePermit>), ApiError> {
-    let too_large = || ApiError::ManifestTooLarge { limit_bytes: limit as u64 };
-    let length = body.size_hint();
-    if length.lower() > limit as u64 {
-        return Err(too_large());
-    }
-    let read = Limited::new(body, limit).collect();
-    let (read, room) = if length.exact().is_some_and(|length| length <= SMALL_BYTES) {
-        (read.await, None)
-    } else {
-        let room = Arc::clone(large).acquire_owned().await;
-        let room = room.map_err(|closed| ApiError::Internal(closed.into()))?;
-        let read = timeout(LARGE_ARRIVES_WITHIN, read).await.map_err(|_| ApiError::BodyTimeout)?;
-        (read, Some(room))
-    };
-    let bytes = match read.map_err(|error| error.downcast::<LengthLimitError>()) {
-        Ok(read) => read.to_bytes(),
-        Err(Ok(_)) => return Err(too_large()),
-        Err(Err(error)) => return Err(ApiError::of_body(error)),
-    };
-    if length.exact().is_some_and(|length| length != bytes.len() as u64) {
-        return Err(ApiError::SizeInvalid);
-    }
-    Ok((bytes, room))
 }
 
 /// Hashes and reads a manifest, which may be megabytes, where that holds nobody up.

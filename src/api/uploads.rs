@@ -206,18 +206,18 @@ impl Target {
 
     /// Takes in a blob in one piece. Its client does not know the upload, so nothing of it is kept unless it becomes a blob.
     async fn receive_whole(&self, chunk: Chunk, digest: Digest) -> Result<Response, ApiError> {
-        match self.receive(chunk, Some(digest)).await {
+        let finished = match self.receive(chunk, Some(digest)).await {
             Ok(upload) => self.finish(upload, digest).await,
-            Err(error) => {
-                // If it cannot be forgotten either, it is purged like any other.
-                if let Ok(upload) = self.open().await
-                    && let Err(error) = upload.cancel().await
-                {
-                    tracing::debug!(error = &error as &dyn std::error::Error, "upload not forgotten");
-                }
-                Err(error)
-            }
+            Err(error) => Err(error),
+        };
+        // If it cannot be forgotten either, it is purged like any other.
+        if finished.is_err()
+            && let Ok(upload) = self.open().await
+            && let Err(error) = upload.cancel().await
+        {
+            tracing::debug!(error = &error as &dyn std::error::Error, "upload not forgotten");
         }
+        finished
     }
 
     /// Opens the upload and takes in a chunk, which must begin where the upload ends, if it says where it begins. What is `expected` is

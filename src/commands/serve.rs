@@ -36,7 +36,7 @@ use crate::traces::{self, Traced};
 /// How long changes that are under way may take once all connections are gone. It is a matter of milliseconds, unless the store hangs.
 const LAST_CHANGES: Duration = Duration::from_secs(3);
 
-/// Serves what `config` says until SIGTERM or SIGINT, then finishes what is under way. Another signal cuts that off.
+/// Serves what `config` says until SIGTERM or SIGINT, then finishes what is under way. A signal that comes meanwhile cuts that off.
 ///
 /// # Errors
 /// When the store or an address cannot be used. Once it listens it does not fail.

@@ -791,7 +791,8 @@ impl Login {
             "How long a token that the registry gives is good: 5 minutes at least, unless what it was given for ends before.",
         );
         if token_lifetime < Duration::from_secs(300) {
-            kubernetes.warn("tokenlifetime", "a push may take longer than that; it is 5 minutes");
+            let what = "clients count on five minutes at least; write 5m or more";
+            kubernetes.problem("tokenlifetime", what.to_owned());
         }
         let token_keys = kubernetes.optional(
             "tokenkeys",
@@ -1067,7 +1068,10 @@ const OPENSHIFTS_AUDIT: &str =
 
 /// Reads what OpenShift's registry calls itself, and gives where clients find its token endpoint.
 fn read_openshifts_realms<'n>(auth: &mut Section<'n, '_>) -> Option<&'n Node> {
-    auth.ignored("realm", "\"auth.htpasswd.realm\" is what clients are told");
+    auth.ignored(
+        "realm",
+        "\"auth.htpasswd.realm\" is what clients are told, and \"tokenrealm\" where the token endpoint is",
+    );
     auth.alias("tokenrealm", "auth.kubernetes.realm")
 }
 

@@ -95,7 +95,10 @@ mod tests {
         file.write_all(&vec![1; length]).unwrap();
         file.sync_all().unwrap();
         rustix::fs::fadvise(&file, 0, None, Advice::DontNeed).unwrap();
-        assert!(!is_resident(&file, 0, length as u64), "{folder} is in memory, not on a disk");
+        assert!(
+            !is_resident(&file, 0, length as u64),
+            "{folder} is in memory, not on a disk: move the sources to one"
+        );
         Arc::new(file)
     }
 

@@ -23,7 +23,7 @@ pub(crate) struct Caches {
     /// Manifests by digest. Whether a repository holds one is another question.
     pub(crate) manifests: Counted<Digest, Arc<StoredManifest>, ByBytes>,
     /// Descriptors of manifests that have a subject, by that and the manifest's digest: of another subject it is no referrer.
-    pub(crate) referrers: Counted<(Digest, Digest), Arc<ReferrerDescriptor>, ByBytes>,
+    pub(crate) referrers: Counted<(Digest, Digest), Option<Arc<ReferrerDescriptor>>, ByBytes>,
     /// What a tag points at.
     pub(crate) tags: Lookups<(RepositoryName, Tag)>,
     /// What the link of a blob says.
@@ -107,9 +107,10 @@ impl Weighter<Digest, Arc<StoredManifest>> for ByBytes {
     }
 }
 
-impl Weighter<(Digest, Digest), Arc<ReferrerDescriptor>> for ByBytes {
-    fn weight(&self, _: &(Digest, Digest), descriptor: &Arc<ReferrerDescriptor>) -> u64 {
+impl Weighter<(Digest, Digest), Option<Arc<ReferrerDescriptor>>> for ByBytes {
+    fn weight(&self, _: &(Digest, Digest), descriptor: &Option<Arc<ReferrerDescriptor>>) -> u64 {
         const COST_OF_TWO_TEXTS: u64 = 64;
+        let Some(descriptor) = descriptor else { return COST_BYTES };
         let annotations = descriptor.annotations.iter();
         let annotations =
             annotations.map(|(name, value)| (name.len() + value.len()) as u64 + COST_OF_TWO_TEXTS);
@@ -239,7 +240,7 @@ mod tests {
                 artifact_type: None,
                 annotations: [("note".to_owned(), "x".repeat(1 << 20))].into(),
             };
-            caches.referrers.insert((subject, descriptor.digest), Arc::new(descriptor));
+            caches.referrers.insert((subject, descriptor.digest), Some(Arc::new(descriptor)));
         }
         let [_, referrers, ..] = caches.usage();
         assert!(referrers.bytes.unwrap() <= 8 * MIB && referrers.entries < 8, "{referrers:?}");

@@ -40,6 +40,9 @@ pub struct Referrers {
     described: VecDeque<Arc<ReferrerDescriptor>>,
 }
 
+/// How each is shown, or that it is no referrer of the subject.
+type Described = BTreeMap<Digest, Option<Arc<ReferrerDescriptor>>>;
+
 /// A manifest that is linked or listed, and there.
 #[derive(Debug)]
 struct Found {
@@ -189,41 +192,40 @@ impl Referrers {
             }
         }
         let mut read = self.read_descriptors(&kept).await?;
-        others.extend(kept.into_iter().filter(|digest| !read.contains_key(digest)));
         read.extend(self.read_manifests(&others).await?);
+        // One by one: they are as large as manifests may be, and were counted as the descriptors that they lack.
+        for torn in kept {
+            if !read.contains_key(&torn) {
+                read.extend(self.read_manifests(&[torn]).await?);
+            }
+        }
         for (digest, descriptor) in read {
             cache.insert((self.subject, digest), descriptor.clone());
             described.insert(digest, descriptor);
         }
-        self.described.extend(described.into_values());
+        self.described.extend(described.into_values().flatten());
         Ok(())
     }
 
     /// The descriptors that are kept beside the links. Something else was not written by us: then the manifest tells.
-    async fn read_descriptors(
-        &self,
-        digests: &[Digest],
-    ) -> Result<BTreeMap<Digest, Arc<ReferrerDescriptor>>, BackendError> {
+    async fn read_descriptors(&self, digests: &[Digest]) -> Result<Described, BackendError> {
         let key = |digest| layout::referrer_descriptor(&self.reader.repository, &self.subject, digest);
         let keys = digests.iter().map(key).collect();
         let describe = |digest: Digest, content: &Bytes| {
             let kept: ReferrerDescriptor = serde_json::from_slice(content).ok()?;
-            (kept.digest == digest).then_some(kept)
+            (kept.digest == digest).then_some(Some(kept))
         };
         self.read(digests, keys, describe).await
     }
 
-    /// How the manifests describe themselves that name the subject.
-    async fn read_manifests(
-        &self,
-        digests: &[Digest],
-    ) -> Result<BTreeMap<Digest, Arc<ReferrerDescriptor>>, BackendError> {
+    /// How the manifests describe themselves that name the subject. What is none, or a torn one, may be pushed again.
+    async fn read_manifests(&self, digests: &[Digest]) -> Result<Described, BackendError> {
         let subject = self.subject;
         let keys = digests.iter().map(layout::blob).collect();
         let describe = move |digest: Digest, content: &Bytes| {
             let manifest = Manifest::parse(None, content).ok()?;
             let names_subject = manifest.subject().is_some_and(|named| named.digest == subject);
-            names_subject.then(|| manifest.as_referrer(digest, content.len() as u64))
+            Some(names_subject.then(|| manifest.as_referrer(digest, content.len() as u64)))
         };
         self.read(digests, keys, describe).await
     }
@@ -233,8 +235,8 @@ impl Referrers {
         &self,
         digests: &[Digest],
         keys: Vec<Key>,
-        describe: impl Fn(Digest, &Bytes) -> Option<ReferrerDescriptor> + Send + 'static,
-    ) -> Result<BTreeMap<Digest, Arc<ReferrerDescriptor>>, BackendError> {
+        describe: impl Fn(Digest, &Bytes) -> Option<Option<ReferrerDescriptor>> + Send + 'static,
+    ) -> Result<Described, BackendError> {
         if keys.is_empty() {
             return Ok(BTreeMap::new());
         }
@@ -243,8 +245,8 @@ impl Referrers {
         let digests = digests.to_vec();
         computed("read referrers of", self.subject, size, move || {
             let read = digests.into_iter().zip(contents);
-            let described =
-                read.filter_map(|(digest, content)| Some((digest, Arc::new(describe(digest, &content?)?))));
+            let described = read
+                .filter_map(|(digest, content)| Some((digest, describe(digest, &content?)?.map(Arc::new))));
             described.collect()
         })
         .await

@@ -68,8 +68,9 @@ impl Reader {
         let tags = &self.registry.caches.tags;
         let since = tags.before_reading();
         let digest = links::read(self.backend(), &layout::tag_link(&self.repository, tag)).await?;
-        if let Some(digest) = digest {
-            tags.remember((self.repository.clone(), tag.clone()), digest, since);
+        match digest {
+            Some(digest) => tags.remember((self.repository.clone(), tag.clone()), digest, since),
+            None => self.forget_tag(tag),
         }
         Ok(digest)
     }

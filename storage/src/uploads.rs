@@ -187,7 +187,10 @@ impl Upload {
             hash(self.stage.content().await?, digest.algorithm()).await?
         };
         if actual != *digest {
-            self.stage.discard().await?;
+            if let Err(error) = self.stage.discard().await {
+                // It is purged like any other.
+                tracing::debug!(error = &error as &dyn std::error::Error, "an upload of other content stays");
+            }
             return Err(FinishError::DigestMismatch { expected: *digest, actual });
         }
         // The link first: once the bytes are a blob the upload is gone, and a client that is told of a failure could not try again.

@@ -299,8 +299,8 @@ async fn large_manifests_are_held_in_memory_a_few_at_a_time() {
     const AT_ONCE: usize = 16;
     let api = start();
     api.push_blob("team/app", "{}").await;
-    let standing_still = || {
-        let first: Result<_, std::convert::Infallible> = Ok(Bytes::from_static(b"{"));
+    let standing_still = |size: usize| {
+        let first: Result<_, std::convert::Infallible> = Ok(Bytes::from(vec![b' '; size]));
         Body::from_stream(stream::iter([first]).chain(stream::pending()))
     };
     let push = async |tag: usize, body: Body| {
@@ -308,12 +308,40 @@ async fn large_manifests_are_held_in_memory_a_few_at_a_time() {
     };
     let (small, large) = (noted("small").to_string(), noted(&"large ".repeat(20_000)).to_string());
     let begun = Instant::now();
-    let (given_up, (small, small_after), (large, large_after)) = tokio::join!(
-        join_all((0..AT_ONCE).map(|tag| push(tag, standing_still()))),
-        async { (push(AT_ONCE, small.into()).await, begun.elapsed()) },
-        async { (push(AT_ONCE + 1, large.into()).await, begun.elapsed()) },
+    let timed = async |tag: usize, body: Body| (push(tag, body).await, begun.elapsed().as_secs());
+    let (given_up, small, whole, first_large, _) = tokio::join!(
+        join_all((0..AT_ONCE).map(|tag| push(tag, standing_still(70_000)))),
+        timed(100, small.into()),
+        timed(
+            101,
+            Body::from_stream(stream::iter([Ok::<_, std::convert::Infallible>(
+                noted("chunked").to_string()
+            )]))
+        ),
+        timed(102, large.clone().into()),
+        // What has not come takes no room.
+        tokio::time::timeout(
+            Duration::from_secs(1),
+            join_all((0..40).map(|tag| push(tag, standing_still(1))))
+        ),
     );
-    assert_eq!((given_up, small, large), (vec![408; AT_ONCE], 201, 201));
-    assert!(small_after < Duration::from_secs(1), "a small one waits for nobody: {small_after:?}");
-    assert!(large_after >= Duration::from_secs(60), "it had to wait: {large_after:?}");
+    assert_eq!(given_up, vec![408; AT_ONCE]);
+    assert_eq!((small, whole), ((201, 0), (201, 0)), "small ones wait for nobody");
+    assert_eq!(first_large, (201, 60), "it had to wait");
+
+    // Nobody waits for ever.
+    let hold = async || {
+        join_all((0..AT_ONCE).map(|tag| push(tag, standing_still(70_000)))).await;
+        join_all((0..AT_ONCE).map(|tag| push(tag, standing_still(70_000)))).await
+    };
+    let begun = Instant::now();
+    let more = async {
+        tokio::time::sleep(Duration::from_secs(1)).await;
+        let waiting = join_all((0..AT_ONCE).map(|tag| push(tag, standing_still(70_000))));
+        let (_, last) =
+            tokio::join!(waiting, async { (push(103, large.into()).await, begun.elapsed().as_secs()) });
+        last
+    };
+    let (_, last) = tokio::join!(hold(), more);
+    assert_eq!(last, (429, 61));
 }

@@ -306,6 +306,11 @@ async fn a_volume_that_is_unmounted_makes_the_registry_unready_until_it_is_back(
     until(async || !is_ready(&alice).await).await;
     let line = registry.line_with("the store does not answer").await;
     assert!(line.contains("is the volume mounted?"), "{line}");
+    // What was pushed now would be hidden once it is back.
+    let refused =
+        alice.ask(hyper::Method::POST, "/v2/team/app/blobs/uploads/", &[], bytes::Bytes::new()).await;
+    refused.expect(StatusCode::SERVICE_UNAVAILABLE);
+    assert_eq!(fs::read_dir(mount.path()).unwrap().count(), 0);
     mount.mount(|mount| mount.args(["-o", "bind"]).arg(folder.path()));
     until(async || is_ready(&alice).await).await;
     assert_eq!(alice.pull_manifest("team/app", "1").await, image.manifest);

@@ -1,11 +1,7 @@
-use std::sync::Arc;
-
 use axum::Router;
 use axum::routing::get;
-use tokio::io::AsyncWriteExt;
-use tokio::sync::Notify;
 
-use super::{Running, ask, on_any_port, read_answer};
+use super::{Running, ask, on_any_port};
 
 #[tokio::test]
 async fn a_request_keeps_the_id_it_came_with() {
@@ -40,29 +36,4 @@ async fn a_failed_request_gets_an_id_and_a_wild_one_is_not_repeated() {
     };
     assert!(!first.contains("script"), "{first}");
     assert_ne!(id(&first), id(&second));
-}
-
-#[tokio::test]
-async fn a_client_that_has_said_all_may_close_its_side() {
-    let (begun, go) = (Arc::new(Notify::new()), Arc::new(Notify::new()));
-    let slow = {
-        let (begun, go) = (Arc::clone(&begun), Arc::clone(&go));
-        get(|| async move {
-            begun.notify_one();
-            go.notified().await;
-            "hello"
-        })
-    };
-    let router = Router::new().route("/slow", slow).route("/quick", get(|| async { "hello" }));
-    let server = Running::start(on_any_port(None), router).await;
-    let mut client = server.connect().await;
-    client.write_all(b"GET /slow HTTP/1.1\r\nhost: x\r\n\r\n").await.unwrap();
-    begun.notified().await;
-    client.shutdown().await.unwrap();
-    // By then the server knows, on whatever thread it serves this client.
-    for _ in 0..50 {
-        ask(&mut server.connect().await, "GET /quick HTTP/1.1\r\nhost: x\r\n\r\n").await;
-    }
-    go.notify_one();
-    assert!(read_answer(&mut client).await.ends_with("hello"));
 }

@@ -24,8 +24,11 @@ const MAX_AGE: Duration = Duration::from_secs(300);
 /// How long a fetch may take.
 const FETCH_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// How long whoever shows a key that is known waits for others to be fetched when that failed the last time.
-const SOON: Duration = Duration::from_secs(1);
+/// How long whoever shows a key that is known, and old, waits for others to be fetched.
+const SOON: Duration = Duration::from_secs(2);
+
+/// How long after a fetch that failed nobody else waits for the next: longer than that may take.
+const DOUBTED_FOR: Duration = Duration::from_secs(20);
 
 pub(super) type BoxError = Box<dyn std::error::Error + Send + Sync>;
 
@@ -81,13 +84,17 @@ struct Known {
     keys: Arc<Vec<Arc<PublicKey>>>,
     /// When the fetch that brought them began.
     since: Option<Instant>,
-    /// Whether the last fetch failed.
-    are_doubtful: bool,
+    /// When the last fetch failed, if none has succeeded since.
+    failed: Option<Instant>,
 }
 
 impl Known {
     fn are_old(&self) -> bool {
         self.since.is_none_or(|since| since.elapsed() >= MAX_AGE)
+    }
+
+    fn failed_lately(&self) -> bool {
+        self.failed.is_some_and(|failed| failed.elapsed() < DOUBTED_FOR)
     }
 }
 
@@ -102,11 +109,11 @@ impl FetchedKeys {
     ) -> Result<Vec<Arc<PublicKey>>, AuthenticationError> {
         let known = self.0.known();
         let found = matching(&known.keys, key_id);
-        // What is old is asked for first. If that failed, it counts until somebody may try again, who alone waits then.
-        if !found.is_empty() && (!known.are_old() || known.are_doubtful && !self.0.may_fetch()) {
+        // What is old is asked for first. If that failed lately, it counts until somebody may try again, who alone waits then.
+        if !found.is_empty() && (!known.are_old() || known.failed_lately() && !self.0.may_fetch()) {
             return Ok(found);
         }
-        let patience = if known.are_doubtful && !found.is_empty() { SOON } else { Duration::MAX };
+        let patience = if found.is_empty() { Duration::MAX } else { SOON };
         // A task of its own: whoever hangs up while waiting must not take the answer from the others.
         let refresh = tokio::spawn(Arc::clone(&self.0).refresh());
         let outcome = tokio::time::timeout(patience, refresh).await;
@@ -145,7 +152,7 @@ impl Shared {
         let began = Instant::now();
         let outcome = self.fetch_once(began).await.map_err(Arc::new);
         if let Err(error) = &outcome {
-            self.known.write().unwrap_or_else(PoisonError::into_inner).are_doubtful = true;
+            self.known.write().unwrap_or_else(PoisonError::into_inner).failed = Some(Instant::now());
             let error = &**error as &dyn std::error::Error;
             tracing::warn!(error, "keys not fetched: those that are known stay");
         }
@@ -157,7 +164,7 @@ impl Shared {
         let fetched = tokio::time::timeout(FETCH_TIMEOUT, self.fetch.fetch()).await;
         let document = fetched.map_err(|_| FetchError::TimedOut)?.map_err(FetchError::Failed)?;
         let keys = Arc::new(parse_jwks(&document).map_err(FetchError::Wrong)?);
-        let known = Known { keys, since: Some(began), are_doubtful: false };
+        let known = Known { keys, since: Some(began), failed: None };
         *self.known.write().unwrap_or_else(PoisonError::into_inner) = known;
         Ok(())
     }
@@ -324,6 +331,23 @@ mod tests {
         publisher.publish(&[&new]);
         tokio::time::sleep(FETCH_TIMEOUT).await;
         assert_eq!(found(&keys, &old.id()).await.unwrap(), 0);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn while_their_publisher_hangs_nobody_waits_long_who_shows_a_key_that_is_known() {
+        let key = TestKey::p256();
+        let publisher = Arc::new(Publisher::default());
+        publisher.publish(&[&key]);
+        let keys = FetchedKeys::new(publisher.clone());
+        assert_eq!(found(&keys, &key.id()).await.unwrap(), 1);
+        publisher.hangs.store(true, Ordering::SeqCst);
+        tokio::time::advance(MAX_AGE).await;
+        let began = Instant::now();
+        let id = key.id();
+        let all = futures_util::future::join_all((0..100).map(|_| found(&keys, &id))).await;
+        assert!(all.into_iter().all(|found| found.unwrap() == 1));
+        assert!((SOON..SOON * 2).contains(&began.elapsed()), "{:?}", began.elapsed());
+        assert_eq!(publisher.asked(), 2);
     }
 
     #[tokio::test(start_paused = true)]

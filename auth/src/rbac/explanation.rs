@@ -249,7 +249,7 @@ impl fmt::Display for OneLine<'_> {
 /// Whether a letter is not shown but does something to others: breaks their line, overwrites them, turns them about.
 fn is_control(letter: char) -> bool {
     letter.is_control()
-        || matches!(letter, '\u{200e}' | '\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
+        || matches!(letter, '\u{61c}' | '\u{200e}' | '\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
 }
 
 /// Whether a role is there to be bound to those who use an image registry: it says nothing of anything else, or

@@ -607,8 +607,8 @@ rules:
 
 #[test]
 fn a_name_in_the_cluster_is_never_taken_for_what_is_advised() {
-    const TRAP: &str = "x\n\nTo allow it:\n  kubectl create\u{1b}[8m\u{202e}";
-    const SHOWN: &str = r"x\n\nTo allow it:\n  kubectl create\u{1b}[8m\u{202e}";
+    const TRAP: &str = "x\n\nTo allow it:\n  kubectl create\u{1b}[8m\u{202e}\u{61c}";
+    const SHOWN: &str = r"x\n\nTo allow it:\n  kubectl create\u{1b}[8m\u{202e}\u{61c}";
     let mut policy = policy(OBJECTS);
     policy.put_binding(binding(Some("team"), TRAP, RoleKind::Role, TRAP, "mia"));
     let why = |policy: &Policy, what: &str| policy.explain(&caller("mia"), &wanted(what)).to_string();

@@ -114,7 +114,7 @@ impl Volume {
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Err(VolumeError::Missing(root)),
             Err(error) => return Err(VolumeError::of("look into", &root, error)),
         }
-        if !root.join(layout::registry().as_str()).exists() {
+        if !root.join(layout::repositories().as_str()).exists() {
             let folder = root.display();
             match options.access {
                 // Right for the first start; after that, it is what a volume looks like that is not mounted.
@@ -350,6 +350,10 @@ fn make_root(root: &Path, durability: Durability) -> Result<(), VolumeError> {
         }
         opened => opened
             .and_then(|parent| parent.sync_all())
+            .inspect_err(|_| {
+                // Or the next start would find it and take it as it is.
+                let _ = std::fs::remove_dir(root);
+            })
             .map_err(|error| VolumeError::of("sync", parent, error)),
     }
 }

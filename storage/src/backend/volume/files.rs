@@ -147,6 +147,9 @@ impl Files {
     /// volume may be back any time, and hide what was put in its place.
     pub(super) fn make_folder(&self, folder: &Path) -> io::Result<()> {
         let above = parent(folder)?;
+        if above == self.root {
+            self.ensure_root()?;
+        }
         let mut attempts = 0;
         loop {
             match fs::create_dir(folder) {
@@ -333,14 +336,21 @@ impl Files {
 
     /// Looks into the root, and whether it is the one that was opened: a volume that is unmounted leaves a folder.
     pub(super) fn probe(&self) -> io::Result<()> {
-        let root = self.root_id()?;
-        if self.opened.is_some_and(|opened| opened != root) {
-            return Err(io::Error::other(format!(
-                "another folder is at {} than at the start: is the volume mounted? If it was replaced, restart",
-                self.root.display()
-            )));
-        }
+        self.ensure_root()?;
         fs::read_dir(&self.root)?.next().transpose().map(drop)
+    }
+
+    fn ensure_root(&self) -> io::Result<()> {
+        let what = match self.root_id() {
+            Ok(root) if self.opened.is_none_or(|opened| opened == root) => return Ok(()),
+            Ok(_) => "another folder than at the start",
+            Err(error) if error.kind() == io::ErrorKind::NotFound => "no folder any more",
+            Err(error) => return Err(error),
+        };
+        let root = self.root.display();
+        Err(io::Error::other(format!(
+            "at {root} there is {what}: is the volume mounted? If it was replaced, restart"
+        )))
     }
 
     /// Writes a file and removes it. Some stores say only when it is synced that they have no room for it.
