@@ -318,7 +318,10 @@ async fn large_manifests_are_held_in_memory_a_few_at_a_time() {
                 noted("chunked").to_string()
             )]))
         ),
-        timed(102, large.clone().into()),
+        async {
+            tokio::time::sleep(Duration::from_secs(1)).await;
+            timed(102, large.clone().into()).await
+        },
         // What has not come takes no room.
         tokio::time::timeout(
             Duration::from_secs(1),
