@@ -74,9 +74,8 @@ impl Contacts {
         let (now, outage) = (milliseconds_after(self.since), as_milliseconds(self.outage));
         let mut contact = Contact::Current;
         for pulse in &*watched {
-            let silence = match pulse.heard.load(Ordering::Relaxed) {
-                0 => return Contact::Lost(Lost::Unread(pulse.kind)),
-                heard => now.saturating_sub(heard),
+            let Some(silence) = pulse.silence_at(now) else {
+                return Contact::Lost(Lost::Unread(pulse.kind));
             };
             if silence > outage {
                 return Contact::Lost(Lost::Silent(Duration::from_millis(silence)));
@@ -128,9 +127,14 @@ impl Pulse {
 
     /// How long nothing has been heard; none if nothing ever was.
     pub(super) fn silence(&self) -> Option<Duration> {
+        self.silence_at(milliseconds_after(self.since)).map(Duration::from_millis)
+    }
+
+    /// The same, in milliseconds, so many of them after `since`.
+    fn silence_at(&self, now: u64) -> Option<u64> {
         match self.heard.load(Ordering::Relaxed) {
             0 => None,
-            heard => Some(Duration::from_millis(milliseconds_after(self.since).saturating_sub(heard))),
+            heard => Some(now.saturating_sub(heard)),
         }
     }
 }
