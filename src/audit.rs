@@ -75,9 +75,12 @@ pub struct Deed<'a> {
     /// What was pushed, mounted or deleted, if it has a digest.
     #[serde(skip_serializing_if = "Option::is_none", serialize_with = "shown")]
     pub digest: Option<&'a Digest>,
-    /// The tags that were set or deleted.
+    /// The tags that were set or deleted: the first of them, where they went with a manifest.
     #[serde(skip_serializing_if = "<[Tag]>::is_empty", serialize_with = "names")]
     pub tags: &'a [Tag],
+    /// How many tags went with the manifest that was deleted.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub tag_count: Option<usize>,
     /// The media type of the manifest that was pushed.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub media_type: Option<&'a str>,

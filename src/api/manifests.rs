@@ -14,8 +14,8 @@ use http_body::Body as _;
 use http_body_util::{BodyExt, LengthLimitError, Limited};
 use storage::backend::BackendError;
 use storage::{
-    Algorithm, Digest, Manifest, ManifestError, PutManifestError, Reference, RepositoryName, StoredManifest,
-    Tag,
+    Algorithm, DeleteManifestError, Digest, Manifest, ManifestError, PutManifestError, Reference,
+    RepositoryName, StoredManifest, Tag,
 };
 use tokio::sync::{Mutex, MutexGuard, OwnedSemaphorePermit, Semaphore};
 use tokio::time::{Instant, timeout, timeout_at};
@@ -283,8 +283,12 @@ pub(super) async fn delete_manifest(
     digest: Digest,
 ) -> Result<Response, ApiError> {
     let _turn = precondition.check().await?;
-    let existed = access.delete_manifest(&digest).await;
-    let deed = Deed { digest: Some(&digest), ..Deed::default() };
+    let (existed, gone) = match access.delete_manifest(&digest).await {
+        Ok(gone) => (Ok(gone.is_some()), gone.unwrap_or_default()),
+        Err(DeleteManifestError { tags, source }) => (Err(source), tags),
+    };
+    let (tags, tag_count) = (gone.named(), Some(gone.count()));
+    let deed = Deed { digest: Some(&digest), tags, tag_count, ..Deed::default() };
     deleted(&access, existed, &digest.to_string(), deed).await
 }
 

@@ -32,11 +32,13 @@ pub use catalog::CatalogPage;
 pub use digest::{Algorithm, Digest, DigestError, HashState, HashStateError, Hasher};
 pub use layout::{UploadId, UploadIdError};
 pub use manifest::{Descriptor, Manifest, ManifestError, MediaType, Platform, ReferrerDescriptor};
-pub use manifests::{LARGEST_MANIFEST_BYTES, MissingReferences, PutManifestError, StoredManifest};
+pub use manifests::{
+    DeleteManifestError, LARGEST_MANIFEST_BYTES, MissingReferences, PutManifestError, StoredManifest,
+};
 pub use reference::{Reference, ReferenceError};
 pub use referrers::Referrers;
 pub use registry::{AnyRepository, Deleter, Reader, Registry, RegistryOptions, Writer};
 pub use repository_name::{RepositoryName, RepositoryNameError};
 pub use tag::{Tag, TagError};
-pub use tags::TagPage;
+pub use tags::{DeletedTags, TagPage};
 pub use uploads::{FinishError, Purge, ReceiveError, Upload, UploadUse};

@@ -15,7 +15,7 @@ use crate::reference::Reference;
 use crate::registry::{Deleter, Reader, Writer};
 use crate::repository_name::RepositoryName;
 use crate::tag::Tag;
-use crate::tags::TagsOf;
+use crate::tags::{DeletedTags, TagsOf};
 
 /// No manifest is larger: whatever limit there was when one was pushed, one that is stored can be read.
 pub const LARGEST_MANIFEST_BYTES: usize = 64 << 20;
@@ -54,6 +54,16 @@ pub enum PutManifestError {
     /// The store failed.
     #[error("cannot keep the manifest")]
     Backend(#[from] BackendError),
+}
+
+/// The store failed at a deletion: all, some or nothing of it may have been done.
+#[derive(Debug, thiserror::Error)]
+#[error("cannot delete the manifest and its tags")]
+pub struct DeleteManifestError {
+    /// The tags that are gone. The last of them may still be there.
+    pub tags: DeletedTags,
+    /// The failure.
+    pub source: BackendError,
 }
 
 impl Reader {
@@ -252,14 +262,23 @@ async fn each<'a, F: Future<Output = Result<(), BackendError>>>(
 }
 
 impl Deleter {
-    /// Removes a manifest and every tag that points at it, and says whether it was there. Its referrers stay.
-    pub async fn delete_manifest(&self, digest: &Digest) -> Result<bool, BackendError> {
+    /// Removes a manifest and every tag that points at it, and says which tags those were. `None` when it was not there. Its referrers
+    /// stay.
+    pub async fn delete_manifest(&self, digest: &Digest) -> Result<Option<DeletedTags>, DeleteManifestError> {
+        let mut tags = DeletedTags::default();
+        match self.delete_with_tags(digest, &mut tags).await {
+            Ok(existed) => Ok(existed.then_some(tags)),
+            Err(source) => Err(DeleteManifestError { tags, source }),
+        }
+    }
+
+    async fn delete_with_tags(&self, digest: &Digest, gone: &mut DeletedTags) -> Result<bool, BackendError> {
         let reader = &self.0;
         let backend = reader.backend();
         let link = layout::revision_link(&reader.repository, digest);
         let Some(stored) = reader.revision(digest).await? else { return Ok(false) };
         // The revision goes after its tags, so that none of them leads nowhere and a deletion cut short can be repeated.
-        self.delete_tags_of(digest, TagsOf::Any).await?;
+        self.delete_tags_of(digest, TagsOf::Any, gone).await?;
         if let Some(manifest) = reader.stored_manifest(&stored).await? {
             let parsed = computed("read", *digest, manifest.bytes.len(), move || {
                 Manifest::parse(None, &manifest.bytes)
@@ -275,7 +294,7 @@ impl Deleter {
         reader.registry.caches.revisions.forget(&(reader.repository.clone(), *digest));
         deleted?;
         // Those that were pushed in between. Who pushes looks for the revision after the tags: one of the two sees the other.
-        self.delete_tags_of(digest, TagsOf::NoManifest).await?;
+        self.delete_tags_of(digest, TagsOf::NoManifest, gone).await?;
         Ok(true)
     }
 }

@@ -16,6 +16,35 @@ pub struct TagPage {
     pub more: bool,
 }
 
+/// The tags that went with a manifest: how many, and the names of the first of them.
+#[derive(Clone, Debug, Default, Eq, PartialEq)]
+pub struct DeletedTags {
+    named: Vec<Tag>,
+    count: usize,
+}
+
+impl DeletedTags {
+    /// How many are named: any number may point at one manifest.
+    pub const MOST_NAMED: usize = 100;
+
+    /// The names of the first, in the order in which they went: that of their bytes, and after those any that were pushed meanwhile.
+    pub fn named(&self) -> &[Tag] {
+        &self.named
+    }
+
+    /// How many went, named or not.
+    pub fn count(&self) -> usize {
+        self.count
+    }
+
+    fn add(&mut self, tag: &Tag) {
+        self.count += 1;
+        if self.named.len() < Self::MOST_NAMED {
+            self.named.push(tag.clone());
+        }
+    }
+}
+
 impl Reader {
     /// Lists at most `limit` tags strictly after `after`, which need not be a tag. `None` when the repository does not exist.
     pub async fn tags(&self, after: Option<&str>, limit: usize) -> Result<Option<TagPage>, BackendError> {
@@ -121,8 +150,14 @@ impl Deleter {
         Ok(existed)
     }
 
-    /// Removes every tag that points at `digest`. One that is pushed meanwhile, even to the same digest, stays.
-    pub(crate) async fn delete_tags_of(&self, digest: &Digest, whose: TagsOf) -> Result<(), BackendError> {
+    /// Removes every tag that points at `digest`, and adds it to those that are `gone`. One that is pushed meanwhile, even to the same
+    /// digest, stays. After a failure the last of those may still be there.
+    pub(crate) async fn delete_tags_of(
+        &self,
+        digest: &Digest,
+        whose: TagsOf,
+        gone: &mut DeletedTags,
+    ) -> Result<(), BackendError> {
         const BATCH: usize = 1000;
         let backend = self.0.backend();
         let folder = layout::tags(&self.0.repository);
@@ -145,10 +180,14 @@ impl Deleter {
                     }
                     let deleted = backend.delete_if(link, &seen).await;
                     self.0.forget_tag(tag);
-                    if deleted? {
-                        self.tidy(tag).await?;
-                        break;
+                    if matches!(deleted, Ok(false)) {
+                        continue;
                     }
+                    // Also after a failure: the link may be gone.
+                    gone.add(tag);
+                    deleted?;
+                    self.tidy(tag).await?;
+                    break;
                 }
             }
             after = found.into_next();

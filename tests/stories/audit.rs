@@ -135,14 +135,23 @@ async fn pushes_mounts_and_deletions_name_who_what_and_the_binding() {
 
     assert_eq!(ask(&robot, &token, Method::DELETE, path, b"").await, StatusCode::ACCEPTED);
     let deleted = json!({
-        "decision": "allowed", "act": "delete", "tags": ["v1"], "digest": null,
+        "decision": "allowed", "act": "delete", "tags": ["v1"], "tag_count": null, "digest": null,
         "binding": "RoleBinding team/registry-editor",
     });
     assert_says(&last(folder), &deleted);
-    for path in [format!("/v2/team/app/manifests/{digest}"), format!("/v2/team/app/blobs/{layer}")] {
+    // Tags that go with their manifest are named too.
+    let by_digest = format!("/v2/team/app/manifests/{digest}");
+    let tagged = format!("{by_digest}?tag=v2&tag=v3");
+    assert_eq!(ask(&robot, &token, Method::PUT, &tagged, manifest.as_bytes()).await, StatusCode::CREATED);
+    for (path, gone, tags, count) in [
+        (by_digest, &digest, json!(["v2", "v3"]), json!(2)),
+        (format!("/v2/team/app/blobs/{layer}"), &layer, Value::Null, Value::Null),
+    ] {
         assert_eq!(ask(&robot, &token, Method::DELETE, &path, b"").await, StatusCode::ACCEPTED);
-        let gone = path.rsplit('/').next().unwrap();
-        assert_says(&last(folder), &json!({ "act": "delete", "repository": "team/app", "digest": gone }));
+        let deleted = json!({
+            "act": "delete", "repository": "team/app", "digest": gone, "tags": tags, "tag_count": count,
+        });
+        assert_says(&last(folder), &deleted);
     }
     // What was not there was not deleted, and what is read is for the access log.
     let count = events(folder).len();
@@ -187,6 +196,18 @@ async fn what_the_store_failed_at_is_written_down_as_it_may_have_been_done() {
     let path = "/v2/team/app/manifests/a";
     assert_eq!(ask(&robot, &token, Method::PUT, path, &image.manifest).await, StatusCode::CREATED);
     assert_says(&last(folder), &json!({ "message": "done", "tags": ["a"], "failed": null }));
+
+    // What goes is moved to a folder first, and that is none.
+    fs::remove_dir_all(tags.join("b")).unwrap();
+    let staging = registry.data().with_file_name("wharf").join("staging");
+    fs::rename(&staging, staging.with_file_name("away")).unwrap();
+    fs::write(&staging, "").unwrap();
+    let path = format!("/v2/team/app/manifests/{digest}");
+    assert!(ask(&robot, &token, Method::DELETE, &path, b"").await.is_server_error());
+    assert_says(
+        &last(folder),
+        &json!({ "act": "delete", "digest": digest.to_string(), "tags": ["a"], "tag_count": 1, "failed": true }),
+    );
 }
 
 #[tokio::test]

@@ -1,7 +1,8 @@
 //! A store that fails at each call in turn: nothing that was acknowledged is lost, nothing half-made is served, and whoever tries
 //! again succeeds.
 
-use std::cell::Cell;
+use std::cell::{Cell, RefCell};
+use std::collections::BTreeSet;
 use std::error::Error;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
@@ -10,7 +11,8 @@ use storage::backend::Fault;
 use storage::backend::around::Surrounded;
 use storage::backend::fault::{Failure, Faults, Moment};
 use storage::{
-    Algorithm, Digest, MissingReferences, Purge, Reference, Registry, RegistryOptions, UploadId, layout,
+    Algorithm, DeletedTags, Digest, MissingReferences, Purge, Reference, Registry, RegistryOptions, UploadId,
+    layout,
 };
 
 use super::empty_registry;
@@ -233,17 +235,26 @@ async fn a_tag_is_deleted_and_what_it_pointed_at_stays() {
 }
 
 #[tokio::test]
-async fn a_manifest_is_deleted_with_its_tags() {
+async fn a_manifest_is_deleted_with_its_tags_and_each_is_named_when_it_goes() {
     try_with_every_fault(
-        async |registry, before, _: &()| {
-            registry.deleter(name("team/app")).delete_manifest(&before.doomed.digest).await?;
+        async |registry, before, named: &RefCell<BTreeSet<String>>| {
+            let deleted = registry.deleter(name("team/app")).delete_manifest(&before.doomed.digest).await;
+            let gone = match &deleted {
+                Ok(gone) => gone.as_ref(),
+                Err(error) => Some(&error.tags),
+            };
+            let gone = gone.map(DeletedTags::named).unwrap_or_default();
+            named.borrow_mut().extend(gone.iter().map(|tag| tag.as_str().to_owned()));
+            deleted?;
             Ok(())
         },
-        async |registry, before, _| {
+        async |registry, before, named| {
             let reader = registry.reader(name("team/app"));
             let tags = reader.tags(None, 100).await.unwrap().unwrap().tags;
             let tags: Vec<&str> = tags.iter().map(|tag| tag.as_str()).collect();
+            let named: Vec<String> = named.borrow().iter().cloned().collect();
             tags == ["stable", "v1"]
+                && named == ["doomed", "doomed-too"]
                 && reader.manifest(&Reference::Digest(before.doomed.digest)).await.unwrap().is_none()
         },
     )

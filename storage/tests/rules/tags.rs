@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use bytes::Bytes;
 use proptest::prelude::*;
-use storage::{Reference, layout};
+use storage::{DeletedTags, Reference, Tag, layout};
 
 use super::{CASES, empty_registry};
 use crate::harness::{Artifact, cases, name, tell};
@@ -33,6 +33,10 @@ fn act() -> impl Strategy<Value = Act> {
         1 => tag().prop_map(Act::Tear),
         1 => (0..3_usize).prop_map(Act::DeleteManifest),
     ]
+}
+
+fn texts(tags: &[Tag]) -> Vec<String> {
+    tags.iter().map(|tag| tag.as_str().to_owned()).collect()
 }
 
 proptest! {
@@ -74,10 +78,11 @@ proptest! {
                         }
                     }
                     Act::DeleteManifest(artifact) => {
-                        let existed = deleter.delete_manifest(&artifacts[artifact].digest).await.unwrap();
-                        prop_assert_eq!(existed, pushed[artifact]);
+                        let gone = deleter.delete_manifest(&artifacts[artifact].digest).await.unwrap();
+                        let expected = tags.extract_if(.., |_, pointed| *pointed == artifact);
+                        let expected: Vec<String> = expected.map(|(tag, _)| tag).collect();
+                        prop_assert_eq!(gone.map(|gone| texts(gone.named())), pushed[artifact].then_some(expected));
                         pushed[artifact] = false;
-                        tags.retain(|_, pointed| *pointed != artifact);
                     }
                 }
             }
@@ -155,8 +160,9 @@ async fn deleting_a_manifest_takes_its_tags_along_and_no_others() {
     registry.push("team/app", &new, &["latest", "v2"]).await;
     registry.push("team/other", &old, &["v1"]).await;
     let deleter = registry.registry.deleter(name("team/app"));
-    assert!(deleter.delete_manifest(&old.digest).await.unwrap());
-    assert!(!deleter.delete_manifest(&old.digest).await.unwrap());
+    let gone = deleter.delete_manifest(&old.digest).await.unwrap().unwrap();
+    assert_eq!((texts(gone.named()), gone.count()), (vec!["v1".to_owned(), "v1-a".to_owned()], 2));
+    assert_eq!(deleter.delete_manifest(&old.digest).await.unwrap(), None);
     for registry in [registry.registry.clone(), registry.another_replica()] {
         let reader = registry.reader(name("team/app"));
         let tags = reader.tags(None, 10).await.unwrap().unwrap().tags;
@@ -165,4 +171,19 @@ async fn deleting_a_manifest_takes_its_tags_along_and_no_others() {
         let elsewhere = registry.reader(name("team/other"));
         assert!(elsewhere.manifest(&Reference::Tag("v1".parse().unwrap())).await.unwrap().is_some());
     }
+}
+
+#[tokio::test]
+async fn of_many_tags_that_go_with_a_manifest_the_first_are_named_and_all_are_counted() {
+    let registry = empty_registry();
+    let artifact = Artifact::noted("any");
+    let tags: Vec<String> = (0..DeletedTags::MOST_NAMED + 5).map(|number| format!("v{number:03}")).collect();
+    let tags: Vec<&str> = tags.iter().map(String::as_str).collect();
+    registry.push("team/app", &artifact, &tags).await;
+    let deleter = registry.registry.deleter(name("team/app"));
+    let gone = deleter.delete_manifest(&artifact.digest).await.unwrap().unwrap();
+    assert_eq!(texts(gone.named()), tags[..DeletedTags::MOST_NAMED]);
+    assert_eq!(gone.count(), tags.len());
+    let left = registry.reader("team/app").tags(None, 10).await.unwrap();
+    assert!(left.is_none_or(|page| page.tags.is_empty()));
 }
