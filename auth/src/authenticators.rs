@@ -11,8 +11,10 @@ use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
+use tokio::time::Instant;
+
 use self::failures::{Attempt, Failures};
-use self::verdicts::{Entry, Looked, Verdict, Verdicts};
+use self::verdicts::{Entry, Looked, Past, Verdict, Verdicts};
 use crate::compact_token::{CompactToken, MAX_TOKEN_BYTES};
 use crate::service_account::is_gone;
 use crate::{
@@ -50,7 +52,8 @@ pub struct AuthenticatorOptions {
     pub remembered: usize,
     /// How many different bad credentials a source may show at once …
     pub failures: u32,
-    /// … and after how long one more each. A source is an IPv4 address or the first half of an IPv6 address.
+    /// … and after how long one more each. A source is an IPv4 address or the first half of an IPv6 address. One that is shown again
+    /// counts for one `failures`th.
     pub failure_every: Duration,
 }
 
@@ -139,7 +142,7 @@ impl Authenticators {
     ) -> Result<Authenticated, AuthenticationError> {
         let hash = self.verdicts.hash_of_header(header);
         let was_known = shown::recall(&hash).is_some();
-        let Entry { verdict, term } = self.find_out(credential, source, was_known).await?;
+        let Entry { verdict, term, .. } = self.find_out(credential, source, was_known).await?;
         match &verdict {
             Verdict::Known(known) => shown::remember(hash, &known.identity, term),
             Verdict::Rejected(_) => shown::forget(&hash),
@@ -157,17 +160,26 @@ impl Authenticators {
         was_known: bool,
     ) -> Result<Entry, AuthenticationError> {
         match self.verdicts.look(credential).await {
-            Looked::Found(Entry { verdict: Verdict::Known(known), term })
+            Looked::Found(Entry { verdict: Verdict::Known(known), term, counted })
                 if self.is_gone(&known.identity) =>
             {
-                Ok(Entry { verdict: Verdict::Rejected(TokenError::Gone.to_string().into()), term })
+                let gone = Verdict::Rejected(TokenError::Gone.to_string().into());
+                Ok(Entry { verdict: gone, term, counted })
             }
             Looked::Found(entry) => Ok(entry),
             Looked::Missing(place) => {
-                let was_known = was_known || place.was_known;
+                let past = match place.past() {
+                    Past::Unknown if was_known => Past::Good,
+                    past => past,
+                };
                 // In a box: what is remembered needs no room for it.
-                let verdict = Box::pin(self.judge(credential, source, was_known)).await?;
-                Ok(place.remember(verdict))
+                match Box::pin(self.judge(credential, source, past)).await {
+                    Ok((verdict, counted)) => Ok(place.remember(verdict, counted)),
+                    Err(error) => {
+                        place.restore();
+                        Err(error)
+                    }
+                }
             }
         }
     }
@@ -188,22 +200,23 @@ impl Authenticators {
         self.identify(credential, source).await
     }
 
-    /// Asks one after the other. Somebody whose very credential was good lately is not kept out by others at their address.
+    /// Asks one after the other, and says when the credential was counted as a failure, if it was. Somebody whose very credential was
+    /// good lately is not kept out by others at their address.
     async fn judge(
         &self,
         credential: &Credential,
         source: IpAddr,
-        was_known: bool,
-    ) -> Result<Verdict, AuthenticationError> {
+        past: Past,
+    ) -> Result<(Verdict, Option<Instant>), AuthenticationError> {
         if let Some(problem) = malformation(credential) {
-            drop(self.attempt(source, was_known).await?);
-            return Ok(Verdict::Rejected(problem.into()));
+            let attempt = self.attempt(source, past).await?;
+            return Ok((Verdict::Rejected(problem.into()), count(Some(attempt), past)));
         }
         let (mut attempt, mut was_guess) = (None, false);
         let mut verdict = Verdict::Rejected("nobody here knows the credential".into());
         for (authenticator, attempts) in &self.steps {
             if *attempts == Attempts::Limited && attempt.is_none() {
-                attempt = Some(self.attempt(source, was_known).await?);
+                attempt = Some(self.attempt(source, past).await?);
             }
             match authenticator.identify(credential).await {
                 // What is signed is guessed by nobody: while those are away who know it, it is not bad.
@@ -211,7 +224,7 @@ impl Authenticators {
                 Ok(Some(mut known)) => {
                     Arc::make_mut(&mut known.identity).join_everybody();
                     attempt.into_iter().for_each(Attempt::forgive);
-                    return Ok(Verdict::Known(known));
+                    return Ok((Verdict::Known(known), None));
                 }
                 Err(AuthenticationError::Rejected(reason)) => {
                     verdict = Verdict::Rejected(reason.into());
@@ -220,19 +233,20 @@ impl Authenticators {
                 Err(AuthenticationError::Unavailable(error)) => {
                     // Or passwords could be guessed freely while those cannot be asked who are asked next.
                     if !was_guess {
-                        attempt.into_iter().for_each(Attempt::forgive);
+                        attempt.take().into_iter().for_each(Attempt::forgive);
                     }
-                    return Ok(Verdict::Unavailable(error.into()));
+                    verdict = Verdict::Unavailable(error.into());
+                    break;
                 }
                 Err(error @ AuthenticationError::TooManyFailures { .. }) => return Err(error),
             }
         }
-        Ok(verdict)
+        Ok((verdict, count(attempt, past)))
     }
 
     /// Begins an attempt of `source`, if it did not fail too often. Until it is forgiven it has failed.
-    async fn attempt(&self, source: IpAddr, was_known: bool) -> Result<Attempt, AuthenticationError> {
-        if was_known {
+    async fn attempt(&self, source: IpAddr, past: Past) -> Result<Attempt, AuthenticationError> {
+        if matches!(past, Past::Good) {
             return Ok(self.failures.attempt_again(source));
         }
         let attempt = self.failures.attempt(source).await;
@@ -242,6 +256,18 @@ impl Authenticators {
     /// Whether it was an account that is gone.
     fn is_gone(&self, identity: &Identity) -> bool {
         self.accounts.as_ref().is_some_and(|accounts| is_gone(&**accounts, identity))
+    }
+}
+
+/// Ends an attempt with what is not good, and says when that was counted as a failure. It is once, however often it is shown: a guess
+/// is one.
+fn count(attempt: Option<Attempt>, past: Past) -> Option<Instant> {
+    match past {
+        Past::Counted(when) => {
+            attempt.into_iter().for_each(Attempt::repeat);
+            Some(when)
+        }
+        Past::Unknown | Past::Good => attempt.map(|_failed| Instant::now()),
     }
 }
 

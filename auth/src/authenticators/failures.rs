@@ -19,6 +19,8 @@ const SOURCES: usize = 10_000;
 pub(super) struct Failures {
     sources: Cache<IpAddr, Arc<Source>>,
     every: Duration,
+    /// What a failure costs that was counted before.
+    again: Duration,
     at_once: Duration,
 }
 
@@ -47,7 +49,8 @@ enum Turn {
 impl Failures {
     pub(super) fn new(options: &AuthenticatorOptions) -> Self {
         let (every, failures) = (options.failure_every, options.failures.max(1));
-        Self { sources: Cache::new(SOURCES), every, at_once: every.saturating_mul(failures) }
+        let (again, at_once) = (every / failures, every.saturating_mul(failures));
+        Self { sources: Cache::new(SOURCES), every, again, at_once }
     }
 
     /// Begins an attempt of `source`, when those under way leave room for one.
@@ -62,7 +65,7 @@ impl Failures {
         loop {
             let ended = source.ended.notified();
             match source.turn(self.every, self.at_once) {
-                Turn::Begun => return Ok(Attempt { source: Arc::clone(&source), every: self.every }),
+                Turn::Begun => return Ok(self.begun(Arc::clone(&source))),
                 Turn::Later => ended.await,
                 Turn::After(wait) => return Err(wait),
             }
@@ -73,7 +76,11 @@ impl Failures {
     pub(super) fn attempt_again(&self, source: IpAddr) -> Attempt {
         let source = self.source(source);
         source.account().under_way += 1;
-        Attempt { source, every: self.every }
+        self.begun(source)
+    }
+
+    fn begun(&self, source: Arc<Source>) -> Attempt {
+        Attempt { source, price: self.every, again: self.again }
     }
 
     fn source(&self, address: IpAddr) -> Arc<Source> {
@@ -120,21 +127,29 @@ impl Source {
 /// One attempt under way. It has failed unless it is said to have gone well: whoever hangs up guesses on.
 pub(super) struct Attempt {
     source: Arc<Source>,
-    every: Duration,
+    price: Duration,
+    again: Duration,
 }
 
 impl Attempt {
     /// It was no failure.
     pub(super) fn forgive(mut self) {
-        self.every = Duration::ZERO;
+        self.price = Duration::ZERO;
+    }
+
+    /// It failed with what has been counted as a failure before. That is no guess, but work, and costs a part of one: as many may be
+    /// shown all the time as may fail at once.
+    pub(super) fn repeat(mut self) {
+        self.price = self.again;
     }
 }
 
 impl Drop for Attempt {
     fn drop(&mut self) {
-        self.source.end(self.every);
+        self.source.end(self.price);
     }
 }
+
 /// What belongs to one customer: whoever has one IPv6 address has all that begin like it.
 fn network(source: IpAddr) -> IpAddr {
     match source.to_canonical() {
@@ -187,6 +202,18 @@ mod tests {
             fail(&failures, source).await;
         }
         assert!(wait(&failures, source).await.is_some());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn as_many_failures_that_were_counted_before_as_may_be_at_once_cost_one() {
+        let (failures, source) = (failures(20), address("192.0.2.1"));
+        for _ in 0..20 {
+            failures.attempt(source).await.unwrap().repeat();
+        }
+        for _ in 0..19 {
+            fail(&failures, source).await;
+        }
+        assert_eq!(wait(&failures, source).await, Some(Duration::from_secs(5)));
     }
 
     #[tokio::test(start_paused = true)]

@@ -406,6 +406,99 @@ async fn whoever_guesses_waits_and_nobody_else_does() {
     assert_eq!(name(&chain, &password("alice", "right")).await.as_deref(), Ok("alice"));
 }
 
+/// Wrong passwords, or guesses at one.
+fn passwords(numbers: std::ops::Range<usize>) -> Vec<Credential> {
+    numbers.map(|number| password("robot", &format!("password {number}"))).collect()
+}
+
+/// Shows each, and tells how many are looked at, because not too many failed before.
+async fn heard(chain: &Authenticators, shown: &[Credential]) -> usize {
+    let mut heard = 0;
+    for credential in shown {
+        let refused = chain.identify(credential, HERE).await.unwrap_err();
+        heard += usize::from(matches!(refused, AuthenticationError::Rejected(_)));
+    }
+    heard
+}
+
+/// Where each failure counts for so long that it can be told how many there were.
+fn slow_to_forget(guessable: &Arc<Scripted>) -> Authenticators {
+    let options =
+        AuthenticatorOptions { failure_every: Duration::from_secs(60), ..AuthenticatorOptions::default() };
+    let chain = Authenticators::new(&options, Clock::new(|| at(NOW))).unwrap();
+    chain.then(guessable.clone(), Attempts::Limited)
+}
+
+#[tokio::test(start_paused = true)]
+async fn machines_that_go_on_with_wrong_passwords_keep_out_nobody_else_at_their_address() {
+    let guessable = Scripted::new(Answer::NotMine);
+    let chain = chain().then(guessable.clone(), Attempts::Limited);
+    let machines = passwords(0..10);
+    // For twenty minutes.
+    for round in 1..=200 {
+        assert_eq!(heard(&chain, &machines).await, machines.len(), "round {round}");
+        assert_eq!(guessable.asked(), round * machines.len(), "each is asked about once in five seconds");
+        tokio::time::advance(Duration::from_secs(5)).await;
+    }
+    guessable.says(is("alice"));
+    assert!(chain.identify(&password("alice", "right"), HERE).await.is_ok());
+    // Whoever guesses beside them has as many guesses as otherwise.
+    guessable.says(Answer::NotMine);
+    assert_eq!(heard(&chain, &passwords(100..200)).await, 20);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_wrong_password_is_a_new_guess_once_a_file_has_changed_and_after_ten_minutes() {
+    let file = tempfile::NamedTempFile::new().unwrap();
+    std::fs::write(&file, "k".repeat(32)).unwrap();
+    let files = Files::new();
+    let _keys = RegistryTokenKeys::from_file(file.path(), &files).unwrap();
+    let guessable = Scripted::new(Answer::NotMine);
+    let chain = slow_to_forget(&guessable).as_long_as_unchanged(&files);
+    let wrong = passwords(0..10);
+    assert_eq!(heard(&chain, &wrong).await, 10);
+    std::fs::write(&file, "l".repeat(32)).unwrap();
+    files.use_what_is_new();
+    guessable.says(is("robot"));
+    assert!(chain.identify(&wrong[0], HERE).await.is_ok(), "it may be good now");
+    guessable.says(Answer::NotMine);
+    assert_eq!(heard(&chain, &wrong[1..]).await, 9);
+    assert_eq!(heard(&chain, &passwords(100..110)).await, 1, "19 have failed");
+
+    tokio::time::advance(Duration::from_secs(20 * 60)).await;
+    assert_eq!(heard(&chain, &wrong).await, 10);
+    assert_eq!(heard(&chain, &passwords(200..220)).await, 10);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_wrong_password_counts_in_full_again_for_whoever_does_not_wait_for_the_answer() {
+    let guessable = Scripted::new(Answer::NotMine);
+    let chain = slow_to_forget(&guessable);
+    let wrong = passwords(0..10);
+    assert_eq!(heard(&chain, &wrong).await, 10);
+    tokio::time::advance(Duration::from_secs(5)).await;
+    for credential in &wrong {
+        let asking = chain.identify(credential, HERE);
+        assert!(tokio::time::timeout(Duration::from_millis(1), asking).await.is_err());
+    }
+    assert_eq!(heard(&chain, &passwords(100..101)).await, 0);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_wrong_password_that_is_not_looked_at_stays_one_that_was_counted() {
+    let guessable = Scripted::new(Answer::NotMine);
+    let chain = slow_to_forget(&guessable);
+    let (wrong, guesses) = (passwords(0..1), passwords(100..150));
+    assert_eq!(heard(&chain, &wrong).await, 1);
+    assert_eq!(heard(&chain, &guesses).await, 19);
+    tokio::time::advance(Duration::from_secs(5)).await;
+    assert_eq!(heard(&chain, &wrong).await, 0);
+    // There is room for one failure again, and still is beside that one.
+    tokio::time::advance(Duration::from_secs(60)).await;
+    assert_eq!(heard(&chain, &wrong).await, 1);
+    assert_eq!(heard(&chain, &passwords(200..210)).await, 1);
+}
+
 #[tokio::test(start_paused = true)]
 async fn a_credential_in_use_is_heard_beside_guesses_however_many_others_are_remembered() {
     let (offline, guessable) = (Scripted::new(Answer::NotMine), Scripted::new(is("carol")));

@@ -16,6 +16,9 @@ use crate::{Authenticated, AuthenticationError, Clock, Credential, Files, NoRand
 /// How long it is not asked again when nobody could be reached: those who wait together wait once.
 const UNAVAILABLE_FOR: Duration = Duration::from_secs(1);
 
+/// How long a credential that was counted as a failure is not counted as another one.
+const COUNTED_FOR: Duration = Duration::from_secs(600);
+
 /// What was found out about a credential.
 #[derive(Clone, Debug)]
 pub(super) enum Verdict {
@@ -52,6 +55,8 @@ type Guard<'a> =
 pub(super) struct Entry {
     pub(super) verdict: Verdict,
     pub(super) term: Term,
+    /// When it was counted as a failure, if it was.
+    pub(super) counted: Option<Instant>,
 }
 
 /// How long a verdict counts.
@@ -73,10 +78,20 @@ pub(super) enum Looked<'a> {
 pub(super) struct Place<'a> {
     guard: Guard<'a>,
     verdicts: &'a Verdicts,
-    /// Whether the credential was good when it was last looked at.
-    pub(super) was_known: bool,
+    /// What was found when the credential was last looked at.
+    before: Option<Entry>,
     /// How many times the files had changed when it was taken.
     changes: u64,
+}
+
+/// What is still known of a credential that has to be looked at again.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Past {
+    Unknown,
+    /// It was good.
+    Good,
+    /// It was counted as a failure, at that time, and no file has changed since: whoever shows it again guesses nothing else.
+    Counted(Instant),
 }
 
 impl Verdicts {
@@ -98,23 +113,22 @@ impl Verdicts {
         {
             return Looked::Found(entry);
         }
-        let mut was_known = false;
         let entry = self.entries.entry_async(&hash, |_, entry| {
             if self.is_running(&entry.term) {
-                return EntryAction::Retain(entry.clone());
+                EntryAction::Retain(entry.clone())
+            } else {
+                EntryAction::ReplaceWithGuard
             }
-            was_known = matches!(entry.verdict, Verdict::Known(_));
-            EntryAction::ReplaceWithGuard
         });
-        match entry.await {
-            EntryResult::Retained(entry) => Looked::Found(entry),
-            EntryResult::Vacant(guard) | EntryResult::Replaced(guard, _) => {
-                Looked::Missing(Place { guard, verdicts: self, was_known, changes: self.changes.count() })
-            }
+        let (guard, before) = match entry.await {
+            EntryResult::Retained(entry) => return Looked::Found(entry),
+            EntryResult::Vacant(guard) => (guard, None),
+            EntryResult::Replaced(guard, entry) => (guard, Some(entry)),
             EntryResult::Removed(..) | EntryResult::Timeout => {
                 unreachable!("nothing is removed and nobody waits for a limited time")
             }
-        }
+        };
+        Looked::Missing(Place { guard, verdicts: self, before, changes: self.changes.count() })
     }
 
     pub(super) fn is_running(&self, term: &Term) -> bool {
@@ -159,12 +173,31 @@ impl fmt::Debug for Verdicts {
 }
 
 impl Place<'_> {
-    pub(super) fn remember(self, verdict: Verdict) -> Entry {
+    pub(super) fn past(&self) -> Past {
+        match &self.before {
+            Some(Entry { verdict: Verdict::Known(_), .. }) => Past::Good,
+            Some(Entry { term, counted: Some(when), .. })
+                if term.changes == self.changes && when.elapsed() < COUNTED_FOR =>
+            {
+                Past::Counted(*when)
+            }
+            Some(_) | None => Past::Unknown,
+        }
+    }
+
+    pub(super) fn remember(self, verdict: Verdict, counted: Option<Instant>) -> Entry {
         let until = Instant::now() + self.verdicts.lifetime(&verdict);
         let term = Term { until, changes: self.changes };
-        let entry = Entry { verdict, term };
+        let entry = Entry { verdict, term, counted };
         // It fails when the entry was evicted meanwhile: then it is looked at again.
         let _ = self.guard.insert(entry.clone());
         entry
+    }
+
+    /// Remembers what was known before, as nothing was found out.
+    pub(super) fn restore(self) {
+        if let Some(before) = self.before {
+            let _ = self.guard.insert(before);
+        }
     }
 }
