@@ -8,7 +8,7 @@ use std::fmt;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use auth::Contact;
+use auth::{Contact, Files};
 use axum::Router;
 use axum::http::{HeaderMap, StatusCode, header};
 use axum::response::{IntoResponse, Response};
@@ -98,6 +98,8 @@ pub struct Measured {
     pub registry: storage::Registry,
     /// Whether the store answers.
     pub readiness: Readiness,
+    /// The files that logins rest on.
+    pub files: Arc<Files>,
     /// How many connections may be open.
     pub connection_limit: usize,
 }
@@ -138,7 +140,7 @@ fn exposition(registry: &Registry, headers: &HeaderMap) -> Response {
 
 impl Collector for Measured {
     fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> fmt::Result {
-        let Self { metrics, backend, registry, readiness, connection_limit } = self;
+        let Self { metrics, backend, registry, readiness, files, connection_limit } = self;
         let mut family = Families(&mut encoder);
         metrics.0.requests.encode(&mut family)?;
         let in_flight = metrics.0.requests_in_flight.load(Ordering::Relaxed);
@@ -187,6 +189,9 @@ impl Collector for Measured {
         family.counter("background_panics", help, metrics.background_panics())?;
         let help = "Lines of the log that standard error did not take in time";
         family.counter("log_lines_lost", help, logging::lost_lines())?;
+
+        let help = "Files of logins, and folders of bindings, whose change cannot be used";
+        family.gauge("files_refused", help, None, files.refused() as u64)?;
 
         let ready = u64::from(readiness.is_ready());
         let help = "Whether the store answers, and it is known who may do what";

@@ -5,7 +5,7 @@ use std::fmt;
 use std::io::{self, Read as _};
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 
 /// The size up to which a file is read, in bytes.
@@ -37,6 +37,7 @@ pub enum FileError {
 pub struct Files {
     watched: Mutex<Vec<Arc<dyn Reread>>>,
     changes: Changes,
+    refused: AtomicUsize,
 }
 
 /// How many times any of the files said something new.
@@ -80,6 +81,12 @@ impl Files {
         self.watched.lock().unwrap_or_else(PoisonError::into_inner).push(what);
     }
 
+    /// How many there were, when they were last looked at, of which what is there now does not count: it cannot be used, or not be
+    /// read any more, and what they said before stays.
+    pub fn refused(&self) -> usize {
+        self.refused.load(Ordering::Relaxed)
+    }
+
     /// Looks at each file once, and uses what is new in it if it can be used: for whoever does so now and then. Blocks.
     ///
     /// # Panics
@@ -89,6 +96,8 @@ impl Files {
         // Whatever a file was doing, what it said last stays whole.
         let look = |file: &Arc<dyn Reread>| catch_unwind(AssertUnwindSafe(|| file.use_if_new()));
         let looked: Vec<_> = files.iter().map(look).collect();
+        let refused = files.iter().filter(|file| file.is_refused()).count();
+        self.refused.store(refused, Ordering::Relaxed);
         if let Some(panic) = looked.into_iter().find_map(Result::err) {
             resume_unwind(panic);
         }
@@ -124,6 +133,9 @@ pub(crate) trait Reread: fmt::Debug + Send + Sync {
     /// Looks at it once, and uses what is new if it can be used. Each change is tried once: while a bad one lasts, the log
     /// says so once. Blocks.
     fn use_if_new(&self);
+
+    /// Whether what was found when it was last looked at does not count. Blocks while it is looked at.
+    fn is_refused(&self) -> bool;
 }
 
 struct File<T> {
@@ -138,6 +150,8 @@ struct File<T> {
 #[derive(Debug)]
 pub(crate) struct Seen<T> {
     pub(crate) found: T,
+    /// Whether that cannot be used.
+    pub(crate) refused: bool,
     /// How many times in a row it could not be read.
     unread: u32,
 }
@@ -147,7 +161,12 @@ const UNREAD_SAID: u32 = 2;
 
 impl<T> Seen<T> {
     pub(crate) fn new(found: T) -> Self {
-        Self { found, unread: 0 }
+        Self { found, refused: false, unread: 0 }
+    }
+
+    /// Whether what is there does not count, because it cannot be used or read.
+    pub(crate) fn is_refused(&self) -> bool {
+        self.refused || self.unread >= UNREAD_SAID
     }
 
     /// It could not be read: what it said before counts on, which whoever took it away may not have meant.
@@ -177,7 +196,9 @@ impl<T: Send + Sync> Reread for File<T> {
         if found == seen.found {
             return;
         }
-        match parsed(&self.path, self.parse, &found) {
+        let value = parsed(&self.path, self.parse, &found);
+        seen.refused = value.is_err();
+        match value {
             Ok(value) => {
                 *self.current.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(value);
                 self.changes.0.fetch_add(1, Ordering::Release);
@@ -189,6 +210,10 @@ impl<T: Send + Sync> Reread for File<T> {
             }
         }
         seen.found = found;
+    }
+
+    fn is_refused(&self) -> bool {
+        self.seen.lock().unwrap_or_else(PoisonError::into_inner).is_refused()
     }
 }
 
@@ -234,13 +259,18 @@ pub(crate) mod tests {
         let watched = files.watch(&path, number).unwrap();
         assert_eq!(*watched.current(), 1);
 
-        for (contents, expected) in [(Some("2"), 2), (Some("two"), 2), (None, 2), (Some("3"), 3)] {
+        for (contents, expected, refused) in
+            [(Some("2"), 2, 0), (Some("two"), 2, 1), (None, 2, 1), (Some("3"), 3, 0)]
+        {
             match contents {
                 Some(contents) => std::fs::write(&path, contents).unwrap(),
                 None => std::fs::remove_file(&path).unwrap(),
             }
-            files.use_what_is_new();
-            assert_eq!(*watched.current(), expected, "{contents:?}");
+            // While nothing changes, it stays so.
+            for _ in 0..3 {
+                files.use_what_is_new();
+                assert_eq!((*watched.current(), files.refused()), (expected, refused), "{contents:?}");
+            }
         }
     }
 
@@ -259,12 +289,12 @@ pub(crate) mod tests {
         };
         std::fs::remove_file(&path).unwrap();
         rounds(1);
-        assert_eq!(said.count(), 0);
+        assert_eq!((said.count(), files.refused()), (0, 0));
         rounds(5);
-        assert_eq!(said.count(), 1);
+        assert_eq!((said.count(), files.refused()), (1, 1));
         std::fs::write(&path, "1").unwrap();
         rounds(5);
-        assert_eq!(said.count(), 2);
+        assert_eq!((said.count(), files.refused()), (2, 0));
     }
 
     /// Counts what is said.

@@ -56,10 +56,10 @@ pub async fn serve(config: Config) -> anyhow::Result<()> {
     };
     let metrics = Metrics::default();
     let mut background = Background::new(metrics.clone());
-    let (authorizer, login, cluster) = match &config.auth {
+    let (authorizer, login, cluster, files) = match &config.auth {
         Auth::Anyone => {
             let everyone: Arc<dyn Authorizer> = Arc::new(Everyone::new());
-            (everyone, None, None)
+            (everyone, None, None, Arc::default())
         }
         Auth::Login(settings) => {
             let locations = &config.http.locations;
@@ -68,8 +68,10 @@ pub async fn serve(config: Config) -> anyhow::Result<()> {
             for upkeep in logins.upkeep {
                 background.keep(upkeep.what(), move || upkeep.begin());
             }
-            background.look("files of logins", move || logins.files.use_what_is_new());
-            (logins.authorizer, Some(logins.login), logins.cluster)
+            let files = Arc::new(logins.files);
+            let watched = Arc::clone(&files);
+            background.look("files of logins", move || watched.use_what_is_new());
+            (logins.authorizer, Some(logins.login), logins.cluster, files)
         }
     };
     let api = Api::new(Gate::new(authorizer, registry.clone(), audit), login.clone(), api_options(&config));
@@ -79,6 +81,7 @@ pub async fn serve(config: Config) -> anyhow::Result<()> {
         backend: counters,
         registry: registry.clone(),
         readiness: readiness.clone(),
+        files,
         connection_limit: config.http.limits.connections.get(),
     };
     let watched = |path: &Option<String>| match path {

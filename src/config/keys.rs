@@ -11,7 +11,7 @@ use regex::Regex;
 
 use storage::{MissingReferences, Platform};
 
-use super::document::Node;
+use super::document::{Content, Node};
 use super::section::Section;
 use super::value::{Choice, NonZeroSize, Size, Suite, UrlPath};
 use super::{
@@ -638,7 +638,9 @@ impl Auth {
                 "it means the same as \"auth.kubernetes\"; remove one of the two".to_owned(),
             );
         }
-        auth.stand_in("kubernetes", same);
+        // One that is no section is complained of below, by the name that it was written under.
+        let is_section = |node: &&Node| matches!(node.content, Content::Map(_) | Content::Nothing);
+        auth.stand_in("kubernetes", same.filter(is_section));
         // What that registry itself has there, unless it has a section of its own for it.
         let is_openshifts = |name: &str| matches!(name, "realm" | "tokenrealm" | "audit");
         let realm = auth.section("openshift", |older| {

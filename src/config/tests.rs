@@ -806,6 +806,30 @@ fn a_login_needs_a_folder_and_keys() {
 }
 
 #[test]
+fn the_keys_of_an_issuer_are_in_a_file_at_a_url_or_where_it_says() {
+    let text = "
+auth:
+  kubernetes:
+    folder: rbac
+    issuers:
+      - {issuer: x, keys: sa.pub}
+      - {issuer: y, keys: 'https://keys.example/jwks', ca: ca.pem}
+      - {issuer: 'https://z.example'}
+";
+    let Auth::Login(login) = file(text).config.auth else { panic!("nobody has to log in") };
+    let keys: Vec<Keys> = login.issuers.into_iter().map(|issuer| issuer.keys).collect();
+    let at = Some("https://keys.example/jwks".parse().unwrap());
+    assert_eq!(
+        keys,
+        [
+            Keys::File("sa.pub".into()),
+            Keys::Published { at, authorities: Some("ca.pem".into()) },
+            Keys::Published { at: None, authorities: None },
+        ]
+    );
+}
+
+#[test]
 fn without_a_folder_a_cluster_is_asked_and_openshift_says_so_in_its_own_words() {
     let cluster = |text: &str| {
         let text = format!("version: 0.1\n{text}\n");
@@ -837,5 +861,9 @@ fn without_a_folder_a_cluster_is_asked_and_openshift_says_so_in_its_own_words() 
         [
             "config.yml:2: auth.kubernetes.folders: there is no such key; did you mean \"auth.kubernetes.folder\"?"
         ]
+    );
+    assert_eq!(
+        problems("auth: {openshift: yes}"),
+        ["config.yml:2: auth.openshift: a word stands where keys are expected"]
     );
 }

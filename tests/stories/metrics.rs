@@ -10,7 +10,7 @@ use tokio::{
     net::{TcpStream, UnixStream},
 };
 
-use crate::harness::{Image, Layer, MIB, TestRegistry, User};
+use crate::harness::{Image, Layer, MIB, PaperCluster, TestRegistry, User, until};
 
 /// What was scraped: each sample's value by its name and labels, as they were written.
 #[derive(Debug, Default)]
@@ -212,6 +212,22 @@ async fn metrics_are_on_the_listener_for_health_unless_that_is_turned_off() {
 async fn without_being_asked_for_there_are_no_metrics_beside_the_api() {
     let registry = TestRegistry::start().await;
     registry.user("alice").get("/metrics").await.expect(StatusCode::NOT_FOUND);
+}
+
+#[tokio::test]
+async fn a_folder_that_cannot_be_used_is_counted_until_it_can_and_leaves_the_registry_ready() {
+    let cluster = PaperCluster::new();
+    let mut settings = cluster.settings();
+    settings["http"] = json!({ "debug": { "prometheus": { "enabled": true } } });
+    let registry = TestRegistry::with(settings).await;
+    let alice = registry.user("alice");
+    let refused = async || Metrics::parse(&alice.metrics().await).of("wharf_files_refused");
+    assert_eq!(refused().await, 0.0);
+    cluster.apply("wrong", "a: [");
+    until(async || refused().await == 1.0).await;
+    alice.get("/readyz").await.expect(StatusCode::OK);
+    cluster.delete("wrong");
+    until(async || refused().await == 0.0).await;
 }
 
 #[tokio::test]

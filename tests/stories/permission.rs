@@ -1,5 +1,7 @@
 //! Logins without bindings. What people may where there are some, the table says, in `tests/authorization`.
 
+use std::time::{SystemTime, UNIX_EPOCH};
+
 use base64::{Engine as _, prelude::BASE64_STANDARD};
 use bytes::Bytes;
 use hyper::{Method, StatusCode};
@@ -225,6 +227,43 @@ async fn what_the_registry_gave_ends_with_the_password_or_token_that_it_was_give
     users.write_tokens(&[("carol", &carols_next, &[]), ("dave", &daves, &["developers"])]);
     for registry in [&one, &other] {
         until(async || pull(registry).await == StatusCode::NOT_FOUND).await;
+    }
+}
+
+#[tokio::test]
+async fn what_fits_into_no_token_of_the_registry_is_given_back_and_goes_on_as_long_as_it_lasts() {
+    let users = Users { folder: tempfile::tempdir().unwrap(), cluster: PaperCluster::new() };
+    users.cluster.apply("group", &binding_of("Group", "team", "developers", "registry-viewer"));
+    users.cluster.apply("account", &binding("team", "robot", "system:image-puller"));
+    // One has a very long name, and the other a very long uid.
+    let carols = "carols-token-of-thirty-two-letters".to_owned();
+    let carol = "c".repeat(5000);
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_secs();
+    let account = json!({ "name": "robot", "uid": "u".repeat(5000) });
+    let claims =
+        json!({ "exp": now + 200, "kubernetes.io": { "namespace": "team", "serviceaccount": account } });
+    let robots = users.cluster.token_with("team", "robot", &claims);
+    users.write("keys", "0123456789abcdef".repeat(4));
+    users.write("htpasswd", format!("alice:{SECRET}\n"));
+    users.write_tokens(&[(&carol, &carols, &["developers"])]);
+    let registry = TestRegistry::with(users.settings()).await;
+    let someone = registry.user("someone");
+    for (token, lasts) in [(&carols, 300..=300), (&robots, 190..=200)] {
+        let (bearer, password) = (format!("Bearer {token}"), basic("somebody", token));
+        let form = Bytes::from(format!("grant_type=refresh_token&refresh_token={token}"));
+        for (method, header, body) in [
+            (Method::GET, ("authorization", &*bearer), Bytes::new()),
+            (Method::GET, ("authorization", &*password), Bytes::new()),
+            (Method::POST, ("content-type", "application/x-www-form-urlencoded"), form),
+        ] {
+            let given = someone.ask(method, "/token", &[header], body).await.expect(StatusCode::OK).json();
+            assert_eq!((&given["token"], &given["access_token"]), (&json!(token), &json!(token)));
+            let expires_in = given["expires_in"].as_u64().unwrap();
+            assert!(lasts.contains(&expires_in), "{expires_in}");
+        }
+        let path = "/v2/team/app/tags/list";
+        let headers = [("authorization", &*bearer)];
+        someone.ask(Method::GET, path, &headers, Bytes::new()).await.expect(StatusCode::NOT_FOUND);
     }
 }
 

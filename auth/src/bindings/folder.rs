@@ -154,7 +154,9 @@ impl Reread for Folder {
             Ok(_) => return,
             Err(error) => return seen.was_unread(&self.path, &error),
         }
-        match load(&files) {
+        let loaded = load(&files);
+        seen.refused = loaded.is_err();
+        match loaded {
             Ok(loaded) => {
                 loaded.log();
                 self.rbac.replace(loaded.policy);
@@ -166,6 +168,10 @@ impl Reread for Folder {
             }
         }
         seen.found = found;
+    }
+
+    fn is_refused(&self) -> bool {
+        self.seen.lock().unwrap_or_else(PoisonError::into_inner).is_refused()
     }
 }
 

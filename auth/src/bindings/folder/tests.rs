@@ -309,20 +309,20 @@ fn a_changed_folder_is_used_and_a_wrong_one_is_not() {
     fs::write(&file, BINDING.replace("alice", "bob")).unwrap();
     assert!(may("alice"), "nobody has looked yet");
     read.use_if_new();
-    assert!(!may("alice") && may("bob"));
+    assert!(!may("alice") && may("bob") && !read.is_refused());
 
     // One wrong file, and nothing of the change counts.
     fs::write(folder.path().join("more.yml"), BINDING.replace("team", "more")).unwrap();
     fs::write(&file, BINDING.replace("alice", "carol").replace("subjects", "subject")).unwrap();
     read.use_if_new();
-    assert!(may("bob") && !may("carol"));
+    assert!(may("bob") && !may("carol") && read.is_refused());
     fs::remove_file(&file).unwrap();
     symlink("nowhere", &file).unwrap();
     read.use_if_new();
     assert!(may("bob"));
     fs::remove_file(&file).unwrap();
     read.use_if_new();
-    assert!(!may("bob"));
+    assert!(!may("bob") && !read.is_refused());
 }
 
 #[test]
