@@ -2,9 +2,9 @@
 //!
 //! Every program talks to a registry of its own and leaves its files in a home of its own. What a test claims is what the
 //! user relies on: that an image comes back byte by byte, that it runs, that a signature verifies. Those that ask for most are tried
-//! over each backend.
+//! over each backend, and those that log in, beside a real cluster and one on paper.
 
-#![expect(clippy::duplicate_mod, reason = "these are tried over each backend")]
+#![expect(clippy::duplicate_mod, reason = "these are tried over each backend or beside each cluster")]
 
 mod both_ways;
 mod buildah;
@@ -15,11 +15,12 @@ mod cosign;
 mod curl;
 mod helm;
 mod large_images;
-mod logins;
+mod legacy_tokens;
 mod own_image;
 mod python;
 mod regctl;
 mod seed_case;
+mod team;
 
 #[path = "clients"]
 mod on_a_volume {
@@ -39,4 +40,18 @@ mod in_a_bucket {
     mod oras;
     mod podman;
     mod skopeo;
+}
+
+#[path = "clients"]
+mod beside_a_cluster {
+    use crate::clients::team::in_a_cluster as new_team;
+
+    mod logins;
+}
+
+#[path = "clients"]
+mod beside_a_paper_cluster {
+    use crate::clients::team::on_paper as new_team;
+
+    mod logins;
 }

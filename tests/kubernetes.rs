@@ -5,5 +5,7 @@ mod decisions;
 mod node;
 mod outage;
 mod permission;
+mod reviews;
+mod revocation;
 mod rotation;
 mod scale;

@@ -54,6 +54,11 @@ impl Containers {
         self.with_store(&self.buildah, line.as_ref()).await
     }
 
+    /// Runs buildah with the words of `line`, which must fail, and returns why it did.
+    pub(super) async fn buildah_in_vain(&self, line: impl AsRef<str>) -> String {
+        self.machine.finish_in_vain(self.on_store(&self.buildah, line.as_ref())).await
+    }
+
     /// Runs skopeo with the words of `line`, and returns what it printed.
     pub(super) async fn skopeo(&self, line: impl AsRef<str>) -> String {
         self.machine.run(&self.skopeo, line.as_ref().split_whitespace()).await

@@ -16,6 +16,7 @@ use std::{
     thread,
 };
 
+use base64::{Engine as _, prelude::BASE64_STANDARD};
 use hyper::{Method, StatusCode};
 use rcgen::{
     BasicConstraints, CertificateParams, CertifiedIssuer, IsCa, KeyPair, PKCS_RSA_SHA256, RsaKeySize,
@@ -25,7 +26,7 @@ use socket2::{Domain, Socket, Type};
 use tokio::sync::{OnceCell, oneshot};
 
 pub(crate) use self::api::Api;
-use super::{node, process::Process, scratch::Scratch, secrets, tool, wharf, workstation};
+use super::{node, process::Process, scratch::Scratch, secrets, tool, until, wharf, workstation};
 
 /// The `iss` of the tokens, and the audience of the API server itself: what nearly every cluster has.
 pub(crate) const ISSUER: &str = "https://kubernetes.default.svc";
@@ -63,6 +64,8 @@ pub(crate) struct Cluster {
     _controllers: Process,
     _etcd: Process,
     site: Site,
+    /// The account and the rights of registries, once they are there.
+    rights_of_registries: OnceCell<()>,
 }
 
 /// What the parts of a cluster have in common.
@@ -115,19 +118,21 @@ impl Cluster {
         let etcd = site.start_etcd().await;
         let api_server = site.start_api_server(Lists::Streamed).await;
         let controllers = site.start_controllers().await;
-        Self { api_server, _controllers: controllers, _etcd: etcd, site }
+        let rights_of_registries = OnceCell::new();
+        Self { api_server, _controllers: controllers, _etcd: etcd, site, rights_of_registries }
     }
 
     /// The settings of a registry that asks this cluster as one of its service accounts, with the rights that we ship for it.
     pub(crate) async fn settings(&self) -> Value {
-        self.apply(concat!(
+        let objects = concat!(
             "apiVersion: v1\nkind: Namespace\nmetadata: {name: wharf}\n---\n",
             "apiVersion: v1\nkind: ServiceAccount\nmetadata: {name: wharf, namespace: wharf}\n---\n",
             include_str!("../../deploy/rbac/roles.yaml"),
             "\n---\n",
             include_str!("../../deploy/rbac/registry.yaml"),
-        ))
-        .await;
+        );
+        // By one test for all: of two that apply what is not there yet, one is told that it is there already, and fails.
+        self.rights_of_registries.get_or_init(|| self.apply(objects)).await;
         let token = self.token("wharf", "wharf", ISSUER).await;
         json!({ "auth": { "kubernetes": { "kubeconfig": self.kubeconfig(&token) } } })
     }
@@ -256,6 +261,23 @@ exec unshare --mount sh -c '
         let wanted = json!({ "spec": { "audiences": [audience], "expirationSeconds": 3600 } });
         let request = self.admin().post(&path, &wanted).await;
         request["status"]["token"].as_str().unwrap().to_owned()
+    }
+
+    /// The token of a service account as it is in a Secret, which is made for it: for no audience in particular, and without an end.
+    pub(crate) async fn token_in_a_secret(&self, namespace: &str, account: &str) -> String {
+        let wanted = json!({
+            "type": "kubernetes.io/service-account-token",
+            "metadata": { "name": account, "annotations": { "kubernetes.io/service-account.name": account } },
+        });
+        let (admin, path) = (self.admin(), format!("/api/v1/namespaces/{namespace}/secrets"));
+        admin.post(&path, &wanted).await;
+        let path = format!("{path}/{account}");
+        let kept = async || admin.get(&path).await["data"]["token"].as_str().map(str::to_owned);
+        until(async || kept().await.is_some()).await; // A controller puts it there.
+        let token = BASE64_STANDARD.decode(kept().await.expect("it was just there")).unwrap();
+        let token = String::from_utf8(token).unwrap();
+        secrets::keep(&token);
+        token
     }
 }
 

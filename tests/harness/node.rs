@@ -6,6 +6,7 @@
 
 use std::{
     fs::{self, File},
+    io::Write,
     path::{Path, PathBuf},
     process::{Command, Stdio},
 };
@@ -71,6 +72,7 @@ impl Node {
         fs::write(home.join("containerd.toml"), containerd::configuration(home, SANDBOX)).unwrap();
         fs::write(home.join("credentials.yaml"), credential_providers).unwrap();
         fs::write(home.join("kubelet.json"), settings(home, &pods).to_string()).unwrap();
+        fs::write(home.join("hosts"), "127.0.0.1 localhost\n").unwrap();
 
         let (containerd, ()) = Process::start(programs.containerd(&folder), containerd::booted).await;
         programs.import_sandbox(&folder).await;
@@ -100,6 +102,12 @@ impl Node {
              capabilities = [\"pull\", \"resolve\"]\nca = \"{authority}\"\n"
         );
         fs::write(folder.join("hosts.toml"), settings).unwrap();
+    }
+
+    /// Has `name` lead to the address of its [`Network`], as a name server would.
+    pub(crate) fn finds(&self, name: &str) {
+        let mut hosts = File::options().append(true).open(self.folder.path().join("hosts")).unwrap();
+        writeln!(hosts, "{} {name}", Network::ADDRESS).unwrap();
     }
 }
 
@@ -144,6 +152,7 @@ impl Programs {
                 mkdir -p \"over/$folder\" \"work/$folder\"
                 mount -t overlay -o \"lowerdir=/$folder,upperdir=over/$folder,workdir=work/$folder\" node \"/$folder\"
             done
+            mount --bind hosts /etc/hosts
             exec \"$0\" -c containerd.toml"
         );
         command.args(["--pdeathsig", "KILL", "--"]).arg(&self.unshare);

@@ -1,5 +1,7 @@
 //! Pods whose images are in the registry, on a node that knows of it what administrators are told to give nodes.
 
+use std::{fs, path::Path};
+
 use serde_json::{Value, json};
 
 use crate::harness::{
@@ -14,6 +16,9 @@ use crate::harness::{
 /// The registry as pods name it for which the kubelet logs in as their service accounts.
 const HOST: &str = "registry.wharf.svc";
 
+/// One that is at the port of HTTPS, to which the name itself leads the node.
+const AT_ITS_PORT: &str = "images.wharf.svc";
+
 const AUDIENCE: &str = "wharf-registry";
 
 #[test]
@@ -22,32 +27,48 @@ fn a_node_starts_pods_whose_images_they_may_pull_and_no_others() {
     network.run(async || {
         let Some(cluster) = Cluster::start() else { return };
         let cluster = cluster.await;
-        let (registry, certificate) = registry(&cluster, &programs).await;
+        let folder = tempfile::tempdir().unwrap();
+        let [(registry, certificate), (_at_its_port, its_certificate)] =
+            registries(&cluster, &programs, folder.path()).await;
         cluster.apply(include_str!("../../deploy/rbac/credential-provider.yaml")).await;
         let shipped = include_str!("../../deploy/kubelet/credential-provider.yaml");
-        let credentials = shipped.replace("[registry.example.com]", &format!("[{HOST}]"));
+        let credentials = shipped.replace("[registry.example.com]", &format!("[{HOST}, {AT_ITS_PORT}]"));
         let node = Node::start(&programs, &cluster, &credentials).await;
         let address = registry.host();
         node.knows(HOST, &address, &certificate);
         node.knows(&address, &address, &certificate);
+        node.knows(AT_ITS_PORT, AT_ITS_PORT, &its_certificate);
+        node.finds(AT_ITS_PORT);
 
         cluster.apply("{apiVersion: v1, kind: Namespace, metadata: {name: team}}").await;
         service_accounts_pull_what_they_are_bound_to(&cluster).await;
         a_secret_is_good_for_the_pods_that_name_it(&cluster, &address).await;
-        a_deployment_is_available(&cluster).await;
+        a_registry_is_named_without_its_port(&cluster).await;
+        a_deployment_is_available_once_its_account_may_pull(&cluster).await;
     });
 }
 
-/// A registry that obeys the cluster and has images of the team, and its certificate.
-async fn registry(cluster: &Cluster, programs: &Programs) -> (TestRegistry, String) {
+/// Registries that obey the cluster and have images of the team, and their certificates. The second is at the port of HTTPS, and has
+/// its certificate in `folder`.
+async fn registries(cluster: &Cluster, programs: &Programs, folder: &Path) -> [(TestRegistry, String); 2] {
     let open = TestRegistry::start().await;
-    let image = Image::running(&["/bin/busybox", "sleep", "1000000"], &programs.busybox);
-    for name in ["app", "web"] {
+    // Each is another image, or the node would have all of it when it has had one.
+    for (name, seconds) in [("app", "1000000"), ("web", "1000001"), ("port", "1000002")] {
+        let image = Image::running(&["/bin/busybox", "sleep", seconds], &programs.busybox);
         open.user("builder").push(&format!("team/{name}"), "1", &image).await;
     }
     let mut settings = cluster.settings().await;
     overlay(&mut settings, &json!({ "auth": { "kubernetes": { "audiences": [AUDIENCE] } } }));
-    open.tls_replica_with(settings).await
+    let anywhere = open.tls_replica_with(settings.clone()).await;
+
+    let own = rcgen::generate_simple_self_signed([AT_ITS_PORT.to_owned()]).unwrap();
+    let (certificate, key) = (folder.join("tls.crt"), folder.join("tls.key"));
+    fs::write(&certificate, own.cert.pem()).unwrap();
+    fs::write(&key, own.signing_key.serialize_pem()).unwrap();
+    let address = format!("{}:443", Network::ADDRESS);
+    let tls = json!({ "certificate": certificate, "key": key });
+    overlay(&mut settings, &json!({ "http": { "addr": address, "tls": tls } }));
+    [anywhere, (open.replica_with(settings).await, own.cert.pem())]
 }
 
 /// Nothing but the account and its binding: there is no Secret.
@@ -86,23 +107,45 @@ async fn a_secret_is_good_for_the_pods_that_name_it(cluster: &Cluster, address: 
     assert!(complaint.contains("401 Unauthorized"), "{complaint}");
 }
 
-/// What most pods come from.
-async fn a_deployment_is_available(cluster: &Cluster) {
-    let labels = json!({ "app": "web" });
-    let deployment = json!({
+/// As nearly all are: the node finds the registry by its name alone.
+async fn a_registry_is_named_without_its_port(cluster: &Cluster) {
+    let image = format!("{AT_ITS_PORT}/team/port:1");
+    Pod::start(cluster, "port", &spec("member", &image)).await.runs().await;
+    let refused = Pod::start(cluster, "unbound-port", &spec("stranger", &image)).await;
+    assert_lacks_the_right("stranger", &refused.complaint().await);
+}
+
+/// What most pods come from. Whoever looks why theirs does not start is told what to do, and needs to do nothing else.
+async fn a_deployment_is_available_once_its_account_may_pull(cluster: &Cluster) {
+    let is_available = async |name: &str| {
+        let deployment = format!("deployment/{name}");
+        cluster.kubectl(["rollout", "status", &*deployment, "-n", "team", "--timeout=120s"]).await;
+    };
+    for (name, account) in [("web", "member"), ("idle", "stranger")] {
+        cluster.apply(&deployment(name, &spec(account, &format!("{HOST}/team/web:1"))).to_string()).await;
+    }
+    is_available("web").await;
+    let pod = Pod::of_deployment(cluster, "idle").await;
+    assert_lacks_the_right("stranger", &pod.complaint().await);
+    let idle = cluster.admin().get("/apis/apps/v1/namespaces/team/deployments/idle").await;
+    assert!(idle["status"]["availableReplicas"].is_null(), "{idle}");
+
+    cluster.apply(&binding("team", "stranger", "registry-viewer")).await;
+    is_available("idle").await;
+}
+
+/// What `kubectl apply` takes as a deployment of one pod.
+fn deployment(name: &str, spec: &Value) -> Value {
+    let labels = json!({ "app": name });
+    json!({
         "apiVersion": "apps/v1",
         "kind": "Deployment",
-        "metadata": { "name": "web", "namespace": "team" },
+        "metadata": { "name": name, "namespace": "team" },
         "spec": {
             "selector": { "matchLabels": labels },
-            "template": {
-                "metadata": { "labels": labels },
-                "spec": spec("member", &format!("{HOST}/team/web:1")),
-            },
+            "template": { "metadata": { "labels": labels }, "spec": spec },
         },
-    });
-    cluster.apply(&deployment.to_string()).await;
-    cluster.kubectl(["rollout", "status", "deployment/web", "-n", "team", "--timeout=60s"]).await;
+    })
 }
 
 /// What `kubectl apply` takes as a pod's `spec`. There is no scheduler: a pod names its node.
@@ -117,15 +160,27 @@ fn spec(account: &str, image: &str) -> Value {
 
 struct Pod<'a> {
     cluster: &'a Cluster,
-    name: &'static str,
+    name: String,
 }
 
 impl<'a> Pod<'a> {
-    async fn start(cluster: &'a Cluster, name: &'static str, spec: &Value) -> Self {
+    async fn start(cluster: &'a Cluster, name: &str, spec: &Value) -> Self {
         let metadata = json!({ "name": name, "namespace": "team" });
         let pod = json!({ "apiVersion": "v1", "kind": "Pod", "metadata": metadata, "spec": spec });
         cluster.apply(&pod.to_string()).await;
-        Self { cluster, name }
+        Self { cluster, name: name.to_owned() }
+    }
+
+    /// The one that a deployment comes to have.
+    async fn of_deployment(cluster: &'a Cluster, name: &str) -> Self {
+        let admin = cluster.admin();
+        let path = format!("/api/v1/namespaces/team/pods?labelSelector=app%3D{name}");
+        let made = async || {
+            let pods = admin.get(&path).await;
+            pods["items"][0]["metadata"]["name"].as_str().map(str::to_owned)
+        };
+        until(async || made().await.is_some()).await;
+        Self { cluster, name: made().await.expect("it was just there") }
     }
 
     /// Waits until it runs.

@@ -7,7 +7,7 @@ use hyper::{Method, StatusCode};
 use tokio::time::timeout;
 
 use super::permission::{Asking, measured, metric, robots};
-use crate::harness::{Cluster, TestRegistry, cluster::ISSUER, until};
+use crate::harness::{Cluster, Image, Layer, TestRegistry, cluster::ISSUER, paper_cluster::binding, until};
 
 /// Whether the API server is heard of.
 const HEARD: &str = "wharf_cluster_heard";
@@ -36,13 +36,19 @@ async fn outage(
     leave: impl FnOnce(&mut Cluster),
     come_back: impl AsyncFnOnce(&mut Cluster),
 ) {
-    let registry = TestRegistry::with(measured(cluster.settings().await)).await;
+    let open = TestRegistry::start().await;
+    let registry = open.replica_with(measured(cluster.settings().await)).await;
     let user = registry.user("someone");
     let (namespace, asking) = robots(&cluster, &user, "known").await;
     let (other, of_unknown) = robots(&cluster, &user, "unknown").await;
+    cluster.apply(&binding(&namespace, "robot", "system:image-pusher")).await;
+    let image = an_image();
+    for repository in [&asking.repository, &of_unknown.repository] {
+        open.user("owner").push(repository, "v1", &image).await;
+    }
     let known = cluster.token(&namespace, "robot", ISSUER).await;
     let unknown = cluster.token(&other, "robot", ISSUER).await;
-    until(async || asking.may_pull(&known).await).await;
+    until(async || asking.push(&known, "v1", &image).await == StatusCode::CREATED).await;
     let readiness = async || {
         let ready = user.get("/readyz").await;
         (ready.status, String::from_utf8(ready.body.to_vec()).unwrap())
@@ -51,21 +57,31 @@ async fn outage(
     let given = asking.registry_token(&known).await;
     let known_may_pull = async || {
         for token in [&known, &given] {
-            let may_pull = timeout(LONGEST_WAIT, asking.may_pull(token)).await;
-            assert_eq!(may_pull, Ok(true), "whoever is known goes on");
+            let pulled = timeout(LONGEST_WAIT, asking.pull(token, "v1", &image)).await;
+            assert_eq!(pulled, Ok(StatusCode::OK), "whoever is known goes on");
         }
     };
-    let headers = [("authorization", &*format!("Bearer {unknown}"))];
-    let path = format!("/v2/{other}/app/tags/list");
+    let known_may_push = async |tag: &str| {
+        let another = an_image();
+        for token in [&known, &given] {
+            let pushed = timeout(LONGEST_WAIT, asking.push(token, tag, &another)).await;
+            assert_eq!(pushed, Ok(StatusCode::CREATED), "whoever is known goes on");
+        }
+        assert_eq!(asking.pull(&known, tag, &another).await, StatusCode::OK);
+    };
+    let blob = format!("blobs/{}", image.layers[0].digest());
     let unknown_is_refused = async || {
-        let answer = timeout(LONGEST_WAIT, user.ask(Method::GET, &path, &headers, Bytes::new())).await;
-        let refused = answer.expect("it is refused, and not kept waiting");
-        assert_eq!(refused.status, StatusCode::SERVICE_UNAVAILABLE);
-        assert!(refused.header("retry-after").is_some());
+        for what in ["manifests/v1", &*blob] {
+            let asked = of_unknown.ask(&unknown, Method::GET, what, Bytes::new());
+            let answer = timeout(LONGEST_WAIT, asked).await.expect("it is refused, and not kept waiting");
+            let refused = answer.expect(StatusCode::SERVICE_UNAVAILABLE);
+            assert!(refused.header("retry-after").is_some());
+        }
     };
 
     leave(&mut cluster);
     unknown_is_refused().await;
+    known_may_push("before-it-is-missed").await;
     until(async || {
         known_may_pull().await;
         readiness().await.1.contains("fell silent")
@@ -74,6 +90,7 @@ async fn outage(
     assert_eq!(readiness().await.0, StatusCode::OK, "or nobody could pull");
     assert_eq!(metric(&user, HEARD).await, 0.0);
     known_may_pull().await;
+    known_may_push("while-it-is-silent").await;
     unknown_is_refused().await;
 
     // A registry that starts now knows nobody, says so, and needs no other start.
@@ -87,8 +104,12 @@ async fn outage(
     come_back(&mut cluster).await;
     until(async || readiness().await.1 == "ready\n").await;
     assert_eq!(metric(&user, HEARD).await, 1.0);
-    until(async || of_unknown.may_pull(&unknown).await).await;
-    until(async || elsewhere.may_pull(&known).await).await;
-    cluster.kubectl(["delete", "rolebinding", "system:image-puller", "-n", &*namespace]).await;
-    until(async || asking.status(&given).await == StatusCode::FORBIDDEN).await;
+    until(async || of_unknown.pull(&unknown, "v1", &image).await == StatusCode::OK).await;
+    until(async || elsewhere.pull(&known, "v1", &image).await == StatusCode::OK).await;
+    cluster.kubectl(["delete", "rolebinding", "--all", "-n", &*namespace]).await;
+    until(async || asking.pull(&given, "v1", &image).await == StatusCode::FORBIDDEN).await;
+}
+
+fn an_image() -> Image {
+    Image::of(vec![Layer::random(100)])
 }

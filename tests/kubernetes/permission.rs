@@ -4,33 +4,67 @@ use bytes::Bytes;
 use futures_util::{StreamExt, stream};
 use hyper::{Method, StatusCode};
 use serde_json::{Value, json};
+use storage::{Algorithm, Digest};
 
 use crate::harness::{
-    Cluster, TestRegistry, User,
+    Cluster, Image, Layer, TestRegistry, User,
     cluster::{ISSUER, account, user_token},
     paper_cluster::{binding, binding_of},
     registry::overlay,
     secrets, tool, until,
+    user::Answer,
     wharf::{self, Printed},
 };
 
-/// Somebody who lists the tags of a repository that does not exist.
+/// Somebody who asks about a repository, which need not exist.
 pub(crate) struct Asking<'a> {
     pub(crate) user: &'a User,
     pub(crate) repository: String,
 }
 
 impl Asking<'_> {
-    /// What they are answered who show this token.
-    pub(crate) async fn status(&self, token: &str) -> StatusCode {
+    /// What they are answered who show this token and ask for `what` in the repository.
+    pub(crate) async fn ask(&self, token: &str, method: Method, what: &str, body: Bytes) -> Answer {
         let headers = [("authorization", &*format!("Bearer {token}"))];
-        let path = format!("/v2/{}/tags/list", self.repository);
-        self.user.ask(Method::GET, &path, &headers, Bytes::new()).await.status
+        let path = format!("/v2/{}/{what}", self.repository);
+        self.user.ask(method, &path, &headers, body).await
     }
 
-    /// Whether they may pull: it is not there, and they may know.
+    /// What they are answered who list its tags.
+    pub(crate) async fn status(&self, token: &str) -> StatusCode {
+        self.ask(token, Method::GET, "tags/list", Bytes::new()).await.status
+    }
+
+    /// Whether they may pull from a repository that does not exist: they are told so.
     pub(crate) async fn may_pull(&self, token: &str) -> bool {
         self.status(token).await == StatusCode::NOT_FOUND
+    }
+
+    /// What they are answered who pull all of an image, each byte of which is to be right: 200, or what the first answer is that is not.
+    pub(crate) async fn pull(&self, token: &str, tag: &str, image: &Image) -> StatusCode {
+        let manifest = (format!("manifests/{tag}"), image.manifest.clone());
+        let blobs = blobs(image).map(|(digest, blob)| (format!("blobs/{digest}"), blob));
+        for (what, content) in [manifest].into_iter().chain(blobs) {
+            let answer = self.ask(token, Method::GET, &what, Bytes::new()).await;
+            if answer.status != StatusCode::OK {
+                return answer.status;
+            }
+            assert_eq!(answer.body, content, "{what}");
+        }
+        StatusCode::OK
+    }
+
+    /// What they are answered who push an image: 201, or what the first answer is that is not.
+    pub(crate) async fn push(&self, token: &str, tag: &str, image: &Image) -> StatusCode {
+        for (digest, blob) in blobs(image) {
+            let what = format!("blobs/uploads/?digest={digest}");
+            let status = self.ask(token, Method::POST, &what, blob).await.status;
+            if status != StatusCode::CREATED {
+                return status;
+            }
+        }
+        let what = format!("manifests/{tag}");
+        self.ask(token, Method::PUT, &what, image.manifest.clone()).await.status
     }
 
     /// The token that the registry gives for a token.
@@ -39,6 +73,12 @@ impl Asking<'_> {
         let given = self.user.ask(Method::GET, "/token", &headers, Bytes::new()).await.expect(StatusCode::OK);
         given.json()["token"].as_str().unwrap().to_owned()
     }
+}
+
+/// What a manifest refers to.
+fn blobs(image: &Image) -> impl Iterator<Item = (Digest, Bytes)> {
+    let blobs = image.layers.iter().map(Layer::bytes).chain([image.config.clone()]);
+    blobs.map(|blob| (Digest::of(Algorithm::Sha256, &blob), blob))
 }
 
 /// The sum of a metric's rows.
@@ -59,7 +99,8 @@ pub(crate) fn measured(mut settings: Value) -> Value {
     settings
 }
 
-async fn with(cluster: &Cluster, more: Value) -> TestRegistry {
+/// A registry that asks a cluster, with these settings of `auth.kubernetes`.
+pub(crate) async fn with(cluster: &Cluster, more: Value) -> TestRegistry {
     let mut settings = cluster.settings().await;
     overlay(&mut settings, &json!({ "auth": { "kubernetes": more } }));
     TestRegistry::with(settings).await
@@ -138,73 +179,6 @@ async fn a_token_is_for_the_registry_if_it_names_one_of_its_audiences() {
         for token in bad.into_iter().chain([&other]) {
             assert_eq!(asking.status(token).await, StatusCode::UNAUTHORIZED);
         }
-    }
-}
-
-#[tokio::test]
-async fn what_is_deleted_in_the_cluster_lets_nobody_in_any_more() {
-    let Some(cluster) = Cluster::shared() else { return };
-    let cluster = cluster.await;
-    let registry = with(cluster, json!({ "revocation": "20s" })).await;
-    let user = registry.user("someone");
-    let (namespace, asking) = robots(cluster, &user, "gone").await;
-    let inside = format!("/api/v1/namespaces/{namespace}");
-    let admin = cluster.admin();
-
-    // A token of its own, one that lives as long as a pod, one of a Secret as they were made of old.
-    let own = cluster.token(&namespace, "robot", ISSUER).await;
-    let pod = json!({ "metadata": { "name": "p" }, "spec": {
-        "serviceAccountName": "robot", "nodeName": "none", "containers": [{ "name": "c", "image": "x" }],
-    } });
-    let pod = admin.post(&format!("{inside}/pods"), &pod).await;
-    let bound = json!({ "spec": { "audiences": [ISSUER], "expirationSeconds": 3600, "boundObjectRef": {
-        "apiVersion": "v1", "kind": "Pod", "name": "p", "uid": pod["metadata"]["uid"],
-    } } });
-    let bound = admin.post(&format!("{inside}/serviceaccounts/robot/token"), &bound).await;
-    let of_pod = bound["status"]["token"].as_str().unwrap().to_owned();
-    let secret = json!({ "type": "kubernetes.io/service-account-token", "metadata": {
-        "name": "s", "annotations": { "kubernetes.io/service-account.name": "robot" },
-    } });
-    admin.post(&format!("{inside}/secrets"), &secret).await;
-    let kept = async || {
-        let secret = admin.get(&format!("{inside}/secrets/s")).await;
-        let token = secret["data"]["token"].as_str()?.to_owned();
-        use base64::Engine as _;
-        String::from_utf8(base64::prelude::BASE64_STANDARD.decode(token).ok()?).ok()
-    };
-    until(async || kept().await.is_some()).await;
-    let of_secret = kept().await.unwrap();
-    secrets::keep(&of_secret);
-
-    for token in [&own, &of_pod, &of_secret] {
-        until(async || asking.may_pull(token).await).await;
-    }
-    let given = asking.registry_token(&own).await;
-    let of_bound = [asking.registry_token(&of_pod).await, asking.registry_token(&of_secret).await];
-    for token in &of_bound {
-        assert!(token.starts_with("wharf.") && asking.may_pull(token).await);
-    }
-    admin.try_to(Method::DELETE, &format!("{inside}/pods/p?gracePeriodSeconds=0"), None).await.unwrap();
-    admin.delete(&format!("{inside}/secrets/s")).await;
-    for token in [&of_pod, &of_secret].into_iter().chain(&of_bound) {
-        until(async || asking.status(token).await == StatusCode::UNAUTHORIZED).await;
-    }
-    assert!(asking.may_pull(&own).await && asking.may_pull(&given).await, "their account is there");
-
-    // An account that has the name of another is another.
-    admin.delete(&format!("{inside}/serviceaccounts/robot")).await;
-    until(async || asking.status(&given).await == StatusCode::UNAUTHORIZED).await;
-    cluster.apply(&account(&namespace, "robot")).await;
-    let new = cluster.token(&namespace, "robot", ISSUER).await;
-    until(async || asking.may_pull(&new).await).await;
-    assert_eq!(asking.status(&given).await, StatusCode::UNAUTHORIZED);
-    until(async || asking.status(&own).await == StatusCode::UNAUTHORIZED).await;
-
-    // With a namespace goes everything in it.
-    let given = asking.registry_token(&new).await;
-    admin.delete(&format!("/api/v1/namespaces/{namespace}")).await;
-    for token in [&given, &new] {
-        until(async || asking.status(token).await == StatusCode::UNAUTHORIZED).await;
     }
 }
 
