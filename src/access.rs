@@ -14,11 +14,14 @@ pub mod rights;
 use std::ops::Deref;
 use std::pin::pin;
 use std::sync::Arc;
+use std::time::Duration;
 
 use auth::{Authorizer, Decision, Identity, ResourceAttributes};
 use futures_util::stream::{self, StreamExt, TryStreamExt};
 use storage::backend::BackendError;
 use storage::{AnyRepository, CatalogPage, Deleter, Reader, Registry, RepositoryName, Tag, Writer};
+use tokio::sync::{Semaphore, SemaphorePermit};
+use tokio::time::timeout;
 
 use crate::api::error::ApiError;
 use crate::audit::{Act, Asker, AuditLog, Deed, Witness};
@@ -29,12 +32,28 @@ const CATALOG_LOOK: usize = 1000;
 /// How many of them are asked about at once: whoever is asked may be far away, and has more to do.
 const CATALOG_QUESTIONS: usize = 16;
 
+/// How many such lists are made at once for those who are known, and how many for all others. Each may look at every repository that
+/// there is, to find none.
+const CATALOGS: usize = 4;
+const CATALOGS_OF_NOBODY: usize = 1;
+
+/// How long somebody waits for others' lists.
+const CATALOG_WAIT: Duration = Duration::from_secs(5);
+
 /// Where permits are made. The registry behind it is reached in no other way.
 #[derive(Clone, Debug)]
 pub struct Gate {
     authorizer: Arc<dyn Authorizer>,
     registry: Registry,
     audit: AuditLog,
+    catalogs: Arc<Catalogs>,
+}
+
+/// Turns to list what somebody may pull.
+#[derive(Debug)]
+struct Catalogs {
+    of_known: Semaphore,
+    of_nobody: Semaphore,
 }
 
 /// May read one repository.
@@ -87,7 +106,8 @@ pub struct CatalogAccess {
 impl Gate {
     /// A gate to `registry` at which `authorizer` decides, and at which `audit` stands.
     pub fn new(authorizer: Arc<dyn Authorizer>, registry: Registry, audit: AuditLog) -> Self {
-        Self { authorizer, registry, audit }
+        let [of_known, of_nobody] = [CATALOGS, CATALOGS_OF_NOBODY].map(Semaphore::new);
+        Self { authorizer, registry, audit, catalogs: Arc::new(Catalogs { of_known, of_nobody }) }
     }
 
     /// A permit to pull from `repository`.
@@ -264,10 +284,11 @@ impl CatalogAccess {
     /// Lists at most `limit` repositories after the name `after`.
     ///
     /// # Errors
-    /// When the store fails, or it cannot be known what the caller may see.
+    /// When the store fails, or it cannot be known what the caller may see; [`ApiError::TooManyRequests`] if too many others list.
     pub async fn page(&self, after: Option<&str>, limit: usize) -> Result<CatalogPage, ApiError> {
         let registry = &self.gate.registry;
         let Some(caller) = &self.shown_to else { return Ok(registry.catalog(after, limit).await?) };
+        let _turn = self.gate.catalogs.turn(caller).await?;
         let mut shown = CatalogPage::default();
         let mut after = after.map(str::to_owned);
         loop {
@@ -289,6 +310,15 @@ impl CatalogAccess {
                 return Ok(shown);
             }
         }
+    }
+}
+
+impl Catalogs {
+    async fn turn(&self, caller: &Identity) -> Result<SemaphorePermit<'_>, ApiError> {
+        let turns = if caller.is_anonymous() { &self.of_nobody } else { &self.of_known };
+        let turn = timeout(CATALOG_WAIT, turns.acquire()).await;
+        let turn = turn.map_err(|_| ApiError::TooManyRequests { retry_after: CATALOG_WAIT })?;
+        turn.map_err(|closed| ApiError::Internal(closed.into()))
     }
 }
 

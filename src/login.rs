@@ -24,8 +24,9 @@ use axum::response::{IntoResponse, Response};
 use axum::routing::any;
 use base64::Engine as _;
 use base64::prelude::BASE64_STANDARD;
-use http_body_util::{BodyExt, Limited};
+use http_body_util::{BodyExt, LengthLimitError, Limited};
 use serde::Serialize;
+use tokio::time::timeout;
 
 use self::certificate::Subject;
 use self::challenge::{Called, Challenge, Reason};
@@ -39,6 +40,9 @@ pub const TOKEN_PATHS: [&str; 2] = ["/token", "/openshift/token"];
 
 /// The longest form that the token endpoint reads, in bytes: a token of 16 KiB, escaped, and what is beside it.
 const MAX_FORM_BYTES: usize = 64 * 1024;
+
+/// How long a form may take to arrive.
+const FORM_ARRIVES_WITHIN: Duration = Duration::from_secs(30);
 
 /// How long the token of somebody lasts whose own token is given back, unless it ends before that.
 const GIVEN_BACK: Duration = Duration::from_secs(300);
@@ -165,7 +169,7 @@ impl Login {
         let (shown, scope) = match request.method {
             Method::GET | Method::HEAD => (self.shown(&request), None),
             // A form has the credential in it; a client that sends both means the form.
-            Method::POST => match form(body).await? {
+            Method::POST => match form(&request.headers, body).await? {
                 Form { shown: Shown::Nothing, scope } => (self.shown(&request), Some(scope)),
                 Form { shown, scope } => (shown, Some(scope)),
             },
@@ -344,14 +348,14 @@ struct Form {
 }
 
 /// Reads such a form: a password, or a token in place of what OAuth2 calls a refresh token.
-async fn form(body: Body) -> Result<Form, ApiError> {
-    let bytes = match Limited::new(body, MAX_FORM_BYTES).collect().await {
-        Ok(whole) => whole.to_bytes(),
-        Err(error) if error.is::<http_body_util::LengthLimitError>() => {
-            return Ok(Form { shown: Shown::unreadable(b"a form that is too long"), scope: String::new() });
-        }
-        Err(error) => return Err(ApiError::of_body(error)),
-    };
+async fn form(headers: &HeaderMap, body: Body) -> Result<Form, ApiError> {
+    let whole = timeout(FORM_ARRIVES_WITHIN, read(body)).await.map_err(|_| ApiError::BodyTimeout)??;
+    let unreadable = |why: &[u8]| Ok(Form { shown: Shown::unreadable(why), scope: String::new() });
+    let Some(bytes) = whole else { return unreadable(b"a form that is too long") };
+    // Whoever shows something is not taken for nobody.
+    if !bytes.is_empty() && !is_form(headers) {
+        return unreadable(&bytes);
+    }
     let (mut grant, mut scopes) = (None, Vec::new());
     let (mut user, mut password, mut refresh_token) = (String::new(), String::new(), String::new());
     for (name, value) in form_urlencoded::parse(&bytes) {
@@ -369,13 +373,34 @@ async fn form(body: Body) -> Result<Form, ApiError> {
         Some("password") => Shown::Credential(Credential::Password { user, password: Secret::new(password) }),
         Some("refresh_token") => Shown::Credential(Credential::Token(Secret::new(refresh_token))),
         Some(other) => Shown::unreadable(other.as_bytes()),
-        // Whoever shows something is not taken for nobody.
         None if [&user, &password, &refresh_token].iter().any(|shown| !shown.is_empty()) => {
             Shown::unreadable(b"a form without grant_type")
         }
         None => Shown::Nothing,
     };
     Ok(Form { shown, scope: scopes.join(" ") })
+}
+
+/// Reads a body whole, unless it is too long for a form. What comes is copied: each piece is a part of a buffer of the connection's, which
+/// it would keep, however small it is.
+async fn read(body: Body) -> Result<Option<Vec<u8>>, ApiError> {
+    let (mut body, mut read) = (Limited::new(body, MAX_FORM_BYTES), Vec::new());
+    while let Some(frame) = body.frame().await {
+        match frame {
+            Ok(frame) => read.extend_from_slice(&frame.into_data().unwrap_or_default()),
+            Err(error) if error.is::<LengthLimitError>() => return Ok(None),
+            Err(error) => return Err(ApiError::of_body(error)),
+        }
+    }
+    Ok(Some(read))
+}
+
+/// Whether a body is said to be a form, or nothing is said of it.
+fn is_form(headers: &HeaderMap) -> bool {
+    headers.get(header::CONTENT_TYPE).is_none_or(|kind| {
+        let kind = kind.as_bytes().split(|byte| *byte == b';').next().unwrap_or_default();
+        kind.trim_ascii().eq_ignore_ascii_case(b"application/x-www-form-urlencoded")
+    })
 }
 
 /// Whether a word is a scope (RFC 6749 §3.3).
@@ -392,9 +417,12 @@ fn source(request: &Parts) -> IpAddr {
 #[cfg(test)]
 mod tests {
     use std::sync::atomic::{AtomicU64, Ordering};
+    use std::convert::Infallible;
     use std::time::UNIX_EPOCH;
 
     use auth::{Attempts, AuthenticatorOptions, RegistryTokenKeys};
+    use bytes::Bytes;
+    use futures_util::{StreamExt, stream};
     use rcgen::{CertificateParams, DnType, KeyPair};
 
     use super::*;
@@ -436,5 +464,65 @@ mod tests {
         now.store(END, Ordering::SeqCst);
         assert!(matches!(login.caller(&request()).await, Err(ApiError::Unauthorized { .. })));
         assert!(matches!(token().await, Err(ApiError::Unauthorized { .. })));
+    }
+
+    /// A piece of a body, which counts as held as long as it is.
+    struct Piece(Arc<AtomicU64>);
+
+    impl AsRef<[u8]> for Piece {
+        fn as_ref(&self) -> &[u8] {
+            b"a"
+        }
+    }
+
+    impl Drop for Piece {
+        fn drop(&mut self) {
+            self.0.fetch_sub(1, Ordering::SeqCst);
+        }
+    }
+
+    #[tokio::test]
+    async fn a_form_that_comes_in_small_pieces_holds_no_more_than_one_of_them() {
+        let held = Arc::new(AtomicU64::new(0));
+        let held_by_pieces = Arc::clone(&held);
+        let pieces = stream::iter(0..1000).map(move |_| {
+            assert!(held_by_pieces.fetch_add(1, Ordering::SeqCst) <= 1, "the one before is still held");
+            Ok::<_, Infallible>(Bytes::from_owner(Piece(Arc::clone(&held_by_pieces))))
+        });
+        let whole = read(Body::from_stream(pieces)).await.unwrap();
+        assert_eq!(whole.map(|whole| whole.len()), Some(1000));
+        assert_eq!(held.load(Ordering::SeqCst), 0);
+    }
+
+    #[tokio::test]
+    async fn what_is_sent_as_something_else_than_a_form_is_not_taken_for_nothing() {
+        let shown = async |kind: Option<&'static str>, text: &'static str| {
+            let kind = kind.map(|kind| (header::CONTENT_TYPE, HeaderValue::from_static(kind)));
+            form(&HeaderMap::from_iter(kind), Body::from(text)).await.unwrap().shown
+        };
+        let password = "grant_type=password&username=u&password=p";
+        for kind in [None, Some("Application/X-WWW-Form-Urlencoded ; charset=utf-8")] {
+            let shown = shown(kind, password).await;
+            assert!(matches!(shown, Shown::Credential(Credential::Password { .. })), "{kind:?}");
+        }
+        for (kind, text) in [
+            ("application/json", r#"{"grant_type":"password","username":"u","password":"p"}"#),
+            ("multipart/form-data; boundary=x", "--x"),
+            ("text/plain", password),
+        ] {
+            let something = shown(Some(kind), text).await;
+            assert!(matches!(something, Shown::Credential(Credential::Unreadable(_))), "{kind}");
+            assert!(matches!(shown(Some(kind), "").await, Shown::Nothing), "{kind}");
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_form_arrives_within_half_a_minute() {
+        let slow = stream::iter(0..100).then(async |_| {
+            tokio::time::sleep(Duration::from_secs(1)).await;
+            Ok::<_, Infallible>(Bytes::from_static(b"a"))
+        });
+        let read = form(&HeaderMap::new(), Body::from_stream(slow)).await;
+        assert!(matches!(read, Err(ApiError::BodyTimeout)));
     }
 }

@@ -91,9 +91,13 @@ impl TestApi {
         authorizer: Arc<dyn Authorizer>,
         options: ApiOptions,
     ) -> Self {
-        let registry = Registry::new(backend.clone(), RegistryOptions::default());
-        let api = Api::new(Gate::new(authorizer, registry, AuditLog::off()), None, options);
+        let api = Api::new(gate(&backend, authorizer), None, options);
         Self { router: api.router(), api, backend, faults, folder }
+    }
+
+    /// The gate to the same registry at which somebody else decides.
+    pub(crate) fn gate_of(&self, authorizer: Arc<dyn Authorizer>) -> Gate {
+        gate(&self.backend, authorizer)
     }
 
     pub(crate) fn folder(&self) -> &Path {
@@ -253,6 +257,10 @@ pub(crate) fn files(folder: &Path) -> BTreeMap<String, Vec<u8>> {
         }
     }
     found
+}
+
+fn gate(backend: &Arc<dyn Backend>, authorizer: Arc<dyn Authorizer>) -> Gate {
+    Gate::new(authorizer, Registry::new(backend.clone(), RegistryOptions::default()), AuditLog::off())
 }
 
 fn options() -> ApiOptions {

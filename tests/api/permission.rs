@@ -9,8 +9,9 @@ use auth::{AnyUser, AuthError, Authorizer, Decision, Identity, ResourceAttribute
 use storage::UploadId;
 use storage::backend::Fault;
 use storage::backend::fault::{Failure, Moment};
-use tokio::sync::Barrier;
+use tokio::sync::{Barrier, Semaphore};
 use tokio::time::timeout;
+use wharf::api::error::ApiError;
 
 use super::asking::TestApi;
 
@@ -48,6 +49,24 @@ impl Authorizer for Far {
         }
         self.open.fetch_sub(1, Ordering::SeqCst);
         Ok(if number.is_multiple_of(2) { Decision::Allowed("the test".into()) } else { Decision::Denied })
+    }
+}
+
+/// Somebody who tells nothing about nobody in particular before they may.
+#[derive(Debug)]
+struct Held(Semaphore);
+
+#[async_trait]
+impl Authorizer for Held {
+    async fn decide(
+        &self,
+        caller: &Identity,
+        wanted: &ResourceAttributes<'_>,
+    ) -> Result<Decision, AuthError> {
+        if caller.is_anonymous() && wanted.verb == "get" {
+            self.0.acquire().await.unwrap().forget();
+        }
+        Ok(Decision::Denied)
     }
 }
 
@@ -101,4 +120,24 @@ async fn a_catalog_asks_about_some_repositories_at_once_and_lists_them_in_order(
     let expected: Vec<_> = (10..50).step_by(2).map(|number| format!("team/{number}")).collect();
     assert_eq!(shown["repositories"], serde_json::json!(expected));
     assert!(far.most_open.load(Ordering::SeqCst) <= 16, "not all are asked about at once");
+}
+
+#[tokio::test(start_paused = true)]
+async fn whoever_is_nobody_lists_in_turn_and_holds_up_nobody_who_is_known() {
+    let open = TestApi::in_a_bucket();
+    open.push_noted("team/app", "v1", "note").await;
+    let held = Arc::new(Held(Semaphore::new(0)));
+    let gate = open.gate_of(held.clone());
+    let list = async |caller: Identity| gate.catalog(&caller).await.unwrap().page(None, 10).await;
+    let others = async {
+        for _ in 0..10 {
+            let listed = list(Identity::named("alice", Vec::new())).await.unwrap();
+            assert!(listed.repositories.is_empty());
+        }
+        assert!(matches!(list(Identity::anonymous()).await, Err(ApiError::TooManyRequests { .. })));
+        held.0.add_permits(100);
+    };
+    let (first, ()) = tokio::join!(list(Identity::anonymous()), others);
+    assert!(first.unwrap().repositories.is_empty());
+    assert!(list(Identity::anonymous()).await.is_ok());
 }

@@ -110,7 +110,7 @@ impl PublishedKeys {
         Ok(document.jwks_uri.parse()?)
     }
 
-    async fn get(&self, uri: Uri) -> Result<Bytes, BoxError> {
+    async fn get(&self, uri: Uri) -> Result<Vec<u8>, BoxError> {
         let place = uri.to_string();
         if uri.scheme() != Some(&Scheme::HTTPS) {
             return Err(PublishedKeysError::Insecure(place).into());
@@ -119,7 +119,12 @@ impl PublishedKeys {
         if answer.status() != StatusCode::OK {
             return Err(PublishedKeysError::Status { place, status: answer.status() }.into());
         }
-        Ok(Limited::new(answer.into_body(), MAX_BYTES).collect().await?.to_bytes())
+        let (mut body, mut read) = (Limited::new(answer.into_body(), MAX_BYTES), Vec::new());
+        // Copied: each piece would keep the whole buffer that the connection read it into.
+        while let Some(frame) = body.frame().await {
+            read.extend_from_slice(&frame?.into_data().unwrap_or_default());
+        }
+        Ok(read)
     }
 }
 
@@ -145,7 +150,7 @@ fn client(trust: ClientConfig) -> HttpsClient {
 impl FetchKeys for PublishedKeys {
     async fn fetch(&self) -> Result<Vec<u8>, BoxError> {
         let place = self.place().await?;
-        Ok(self.get(place).await?.to_vec())
+        self.get(place).await
     }
 }
 
