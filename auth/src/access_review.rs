@@ -8,7 +8,7 @@ use k8s_openapi::api::authorization::v1 as objects;
 use kube::Api;
 use kube::api::PostParams;
 
-use crate::cluster::{Answers, Cluster, ClusterError, Lasting};
+use crate::cluster::{About, Answers, Cluster, ClusterError, Lasting};
 use crate::keyed_hash::{Hash, KeyedHash, Kind};
 use crate::{AuthError, Authorizer, Decision, Identity, NoRandomness, ResourceAttributes};
 
@@ -21,7 +21,7 @@ pub struct AccessReviews {
     cluster: Cluster,
     key: KeyedHash,
     answers: Answers<Decision>,
-    /// Apart from the others, so that nobody who makes up names makes the registry forget what it knows.
+    /// Apart from the others, so that nobody who makes up names makes the registry forget what it knows, or others wait.
     of_nobody: Answers<Decision>,
 }
 
@@ -31,7 +31,8 @@ impl AccessReviews {
     /// # Errors
     /// Without randomness.
     pub fn new(cluster: Cluster) -> Result<Self, NoRandomness> {
-        let [answers, of_nobody] = [(); 2].map(|()| Answers::new(cluster.clone()));
+        let [answers, of_nobody] =
+            [About::Somebody, About::Nobody].map(|about| Answers::new(cluster.clone(), about));
         Ok(Self { cluster, key: KeyedHash::new()?, answers, of_nobody })
     }
 
@@ -45,6 +46,7 @@ impl AccessReviews {
 
     fn ask(
         &self,
+        about: About,
         caller: &Identity,
         wanted: &ResourceAttributes<'_>,
     ) -> impl Future<Output = Result<Decision, ClusterError>> + use<> {
@@ -69,7 +71,8 @@ impl AccessReviews {
         let cluster = self.cluster.clone();
         async move {
             let api: Api<objects::SubjectAccessReview> = Api::all(cluster.client());
-            let answer = cluster.ask(api.create(&PostParams::default(), &review)).await?;
+            let params = PostParams::default();
+            let answer = cluster.ask(about, || api.create(&params, &review)).await?;
             let status = answer.status.unwrap_or_default();
             Ok(if status.allowed && status.denied != Some(true) {
                 let reason = status.reason.filter(|reason| !reason.is_empty());
@@ -91,7 +94,8 @@ impl Authorizer for AccessReviews {
         let question = self.question(caller, wanted);
         let answers = if caller.is_anonymous() { &self.of_nobody } else { &self.answers };
         let lasting = Lasting { fresh: REMEMBERED_FOR, outage: self.cluster.outage() };
-        let answer = answers.get(&question, None, |_| lasting, || self.ask(caller, wanted)).await;
+        let ask = |about| self.ask(about, caller, wanted);
+        let answer = answers.get(&question, None, |_| lasting, ask).await;
         answer.map(|answer| answer.value).map_err(|error| AuthError::Unavailable(error.into()))
     }
 }

@@ -5,6 +5,7 @@
 
 mod answers;
 mod contact;
+mod queue;
 mod watch;
 
 use std::fmt;
@@ -17,20 +18,21 @@ use std::time::Duration;
 use async_trait::async_trait;
 use kube::config::{KubeConfigOptions, Kubeconfig, KubeconfigError};
 use kube::{Api, Resource};
-use tokio::sync::Semaphore;
 use tokio::task::JoinError;
 use tokio::time::Instant;
 
 pub use self::contact::{Contact, Lost};
 
 pub(crate) use self::answers::{Answer, Answers, Lasting};
+pub(crate) use self::queue::About;
 pub(crate) use self::watch::Listener;
 
 use self::contact::Contacts;
+use self::queue::Queue;
 use self::watch::watch;
 use crate::{FetchKeys, Secret, Upkeep};
 
-/// How long one question may take.
+/// How long one question may take from when it is put, and how long it may wait for that.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// How long connecting may take: less, so that an API server that is not there is told from one that is slow.
@@ -42,6 +44,15 @@ const AWAY_FOR: Duration = Duration::from_secs(1);
 /// How many questions may be under way, so that whoever makes up tokens or names does not keep the API server from its other work.
 const QUESTIONS: usize = 64;
 
+/// How many more may be about nobody in particular. They take nobody else's turn, and are few, since nothing limits who asks them.
+const QUESTIONS_OF_NOBODY: usize = 8;
+
+/// The status by which an API server that has too much to do puts off whoever asks it.
+const TOO_MANY_REQUESTS: u16 = 429;
+
+/// After how long it is asked again then. That it goes on for longer must be known well before [`ANSWER_TIMEOUT`].
+const PUT_OFF_FOR: [Duration; 2] = [Duration::from_millis(500), Duration::from_secs(1)];
+
 /// An API server. Cheap to clone.
 #[derive(Clone)]
 pub struct Cluster(Arc<Inner>);
@@ -51,9 +62,11 @@ struct Inner {
     address: String,
     contacts: Contacts,
     last: Mutex<Last>,
-    questions: Semaphore,
+    of_somebody: Queue,
+    of_nobody: Queue,
     answered: AtomicU64,
     unanswered: AtomicU64,
+    unasked: AtomicU64,
 }
 
 /// What became of the last question.
@@ -102,6 +115,9 @@ pub enum ClusterError {
     /// It took too long.
     #[error("the API server did not answer within {} s", ANSWER_TIMEOUT.as_secs())]
     TimedOut,
+    /// It was not asked, as it was asked so much else.
+    #[error("the API server is asked too much else: there was no turn within {} s", ANSWER_TIMEOUT.as_secs())]
+    Busy,
     /// It could not be reached a moment ago.
     #[error("the API server could not be reached a moment ago")]
     Away,
@@ -142,13 +158,23 @@ impl ClusterError {
         }
     }
 
-    /// Whether another time may bring an answer. A refusal stands: whoever took a right away from the registry means it.
+    /// Whether there is nobody who answers, so that what was answered before may count for longer. A refusal stands: whoever took
+    /// a right away from the registry means it.
+    ///
+    /// Nor is it an outage that the API server or the registry itself has too much to do. It does answer, and most of those who
+    /// ask can bring that about: if old answers counted then, whoever has lost a right would only have to see to it that many ask.
+    /// So nothing outlives its time, and whoever is not told what they may is told to come back.
     pub(crate) fn is_outage(&self) -> bool {
         match self {
-            Self::Refused { code, .. } => *code == 429 || *code >= 500,
+            Self::Refused { code, .. } => *code >= 500,
             Self::TimedOut | Self::Away | Self::Failed(_) | Self::Unreadable { .. } => true,
-            Self::BrokeOff(_) => false,
+            Self::Busy | Self::BrokeOff(_) => false,
         }
+    }
+
+    /// Whether the API server wants to be asked later.
+    fn is_put_off(&self) -> bool {
+        matches!(self, Self::Refused { code: TOO_MANY_REQUESTS, .. })
     }
 }
 
@@ -169,6 +195,8 @@ impl Cluster {
             None => kube::Config::incluster().map_err(ConnectError::NotInCluster)?,
         };
         config.connect_timeout = Some(CONNECT_TIMEOUT);
+        // Put off, the client would ask again unseen until no time is left, and an API server that is busy would look silent.
+        config.default_retry = false;
         let address = config.cluster_url.to_string();
         let client = kube::Client::try_from(config).map_err(ConnectError::Client)?;
         Ok(Self::of(client, address, outage))
@@ -180,9 +208,11 @@ impl Cluster {
             address,
             contacts: Contacts::new(outage),
             last: Mutex::new(Last::Answered),
-            questions: Semaphore::new(QUESTIONS),
+            of_somebody: Queue::new(QUESTIONS),
+            of_nobody: Queue::new(QUESTIONS_OF_NOBODY),
             answered: AtomicU64::new(0),
             unanswered: AtomicU64::new(0),
+            unasked: AtomicU64::new(0),
         }))
     }
 
@@ -196,10 +226,15 @@ impl Cluster {
         self.0.contacts.contact()
     }
 
-    /// How many questions it was asked since the start, by what came of them: `yes` if an answer did, else `none`.
-    pub fn questions(&self) -> [(&'static str, u64); 2] {
+    /// How many questions there were for it since the start, by what came of them: `yes` if an answer did, `unasked` if they
+    /// waited for their turn in vain, else `none`.
+    pub fn questions(&self) -> [(&'static str, u64); 3] {
         let count = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
-        [("yes", count(&self.0.answered)), ("none", count(&self.0.unanswered))]
+        [
+            ("yes", count(&self.0.answered)),
+            ("none", count(&self.0.unanswered)),
+            ("unasked", count(&self.0.unasked)),
+        ]
     }
 
     /// Makes sure that what it told still counts.
@@ -226,22 +261,61 @@ impl Cluster {
         self.0.client.clone()
     }
 
-    /// Asks it one question, unless it could not be reached a moment ago.
-    pub(crate) async fn ask<T>(
-        &self,
-        question: impl Future<Output = kube::Result<T>>,
-    ) -> Result<T, ClusterError> {
+    /// Asks it one question when it is its turn, unless it could not be reached a moment ago.
+    pub(crate) async fn ask<T, F>(&self, about: About, question: impl Fn() -> F) -> Result<T, ClusterError>
+    where
+        F: Future<Output = kube::Result<T>>,
+    {
+        let queue = self.queue(about);
+        let _turn = queue.turn().await.inspect_err(|_| {
+            self.0.unasked.fetch_add(1, Ordering::Relaxed);
+        })?;
+        let answer = self.put(question).await;
+        if !answer.as_ref().is_err_and(ClusterError::is_outage) {
+            queue.hear();
+        }
+        answer
+    }
+
+    /// How often it answered such questions. While that stays as it is, it answers none of them.
+    fn heard(&self, about: About) -> u64 {
+        self.queue(about).heard()
+    }
+
+    fn queue(&self, about: About) -> &Queue {
+        match about {
+            About::Somebody => &self.0.of_somebody,
+            About::Nobody => &self.0.of_nobody,
+        }
+    }
+
+    /// Puts a question whose turn it is. Only from here on does it matter how long that takes.
+    async fn put<T, F>(&self, question: impl Fn() -> F) -> Result<T, ClusterError>
+    where
+        F: Future<Output = kube::Result<T>>,
+    {
         if self.seems_away() {
             return Err(ClusterError::Away);
         }
-        let question = async {
-            let _turn = self.0.questions.acquire().await;
-            question.await
+        let mut put_off = None;
+        let asked = async {
+            let mut pauses = PUT_OFF_FOR.into_iter();
+            loop {
+                match question().await.map_err(ClusterError::from) {
+                    Err(error) if error.is_put_off() => match pauses.next() {
+                        Some(pause) => {
+                            put_off = Some(error);
+                            tokio::time::sleep(pause).await;
+                        }
+                        None => return Err(error),
+                    },
+                    answer => return answer,
+                }
+            }
         };
-        let answer = match tokio::time::timeout(ANSWER_TIMEOUT, question).await {
-            Ok(answer) => answer.map_err(ClusterError::from),
-            Err(_) => Err(ClusterError::TimedOut),
-        };
+        let answer = tokio::time::timeout(ANSWER_TIMEOUT, asked).await;
+        // Whoever put us off is there, although nothing came after that.
+        let answer = answer.unwrap_or_else(|_| Err(put_off.unwrap_or(ClusterError::TimedOut)));
         let counter = if answer.is_ok() { &self.0.answered } else { &self.0.unanswered };
         counter.fetch_add(1, Ordering::Relaxed);
         *self.last() = match &answer {
@@ -251,6 +325,7 @@ impl Cluster {
             | Err(
                 ClusterError::Refused { .. }
                 | ClusterError::Unreadable { .. }
+                | ClusterError::Busy
                 | ClusterError::Away
                 | ClusterError::BrokeOff(_),
             ) => Last::Answered,
@@ -289,7 +364,9 @@ impl fmt::Debug for Cluster {
 impl FetchKeys for Cluster {
     async fn fetch(&self) -> Result<Vec<u8>, Box<dyn std::error::Error + Send + Sync>> {
         let request = http::Request::get("/openid/v1/jwks").body(Vec::new())?;
-        Ok(self.ask(self.0.client.request_text(request)).await?.into_bytes())
+        // They are fetched by one at a time. So they need no turn, and nobody who takes all of these keeps old keys good.
+        let answer = self.put(|| self.0.client.request_text(request.clone())).await?;
+        Ok(answer.into_bytes())
     }
 }
 

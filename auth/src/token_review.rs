@@ -12,7 +12,7 @@ use kube::Api;
 use kube::api::PostParams;
 use tokio::time::Instant;
 
-use crate::cluster::{Answer, Answers, Cluster, ClusterError, Contact, Lasting};
+use crate::cluster::{About, Answer, Answers, Cluster, ClusterError, Contact, Lasting};
 use crate::compact_token::CompactToken;
 use crate::keyed_hash::{KeyedHash, Kind};
 use crate::service_account::{self, Account, Accounts};
@@ -61,7 +61,7 @@ impl TokenReviews {
         revocation: Duration,
         clock: Clock,
     ) -> Result<Self, NoRandomness> {
-        let (key, answers) = (KeyedHash::new()?, Answers::new(cluster.clone()));
+        let (key, answers) = (KeyedHash::new()?, Answers::new(cluster.clone(), About::Somebody));
         let known_for = revocation.saturating_sub(REMEMBERED_ELSEWHERE);
         Ok(Self { cluster, accounts, rules, known_for, clock, key, answers })
     }
@@ -117,7 +117,8 @@ impl TokenReviews {
             Err(_) => Lasting { fresh: REFUSED_FOR, ..Lasting::NOT },
         };
         let told = known.and_then(|known| self.told(known));
-        let answer = self.answers.get(&question, told, lasting, || self.ask(token, &audiences)).await;
+        let ask = |about| self.ask(about, token, &audiences);
+        let answer = self.answers.get(&question, told, lasting, ask).await;
         let Answer { value, asked } =
             answer.map_err(|error| AuthenticationError::Unavailable(error.into()))?;
         let identity = value.map_err(|reason| AuthenticationError::Rejected(reason.to_string()))?;
@@ -166,6 +167,7 @@ impl TokenReviews {
 
     fn ask(
         &self,
+        about: About,
         token: &Secret,
         audiences: &[String],
     ) -> impl Future<Output = Result<Verdict, ClusterError>> + use<> {
@@ -175,7 +177,8 @@ impl TokenReviews {
             let spec = TokenReviewSpec { token: Some(token.expose().to_owned()), audiences: named };
             let review = TokenReview { spec, ..TokenReview::default() };
             let api: Api<TokenReview> = Api::all(cluster.client());
-            let answer = cluster.ask(api.create(&PostParams::default(), &review)).await;
+            let params = PostParams::default();
+            let answer = cluster.ask(about, || api.create(&params, &review)).await;
             let answer = answer.map_err(|error| error.without(&token))?;
             Ok(verdict(answer.status.unwrap_or_default(), &audiences))
         }

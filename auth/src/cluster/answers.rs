@@ -15,19 +15,20 @@ use quick_cache::sync::Cache;
 use tokio::task::AbortHandle;
 use tokio::time::{Instant, timeout_at};
 
-use super::{Cluster, ClusterError};
+use super::{About, Cluster, ClusterError};
 use crate::keyed_hash::Hash;
 
 /// How many answers are remembered.
 const REMEMBERED: usize = 10_000;
 
 /// How long whoever has an old answer waits for a new one from an API server that seems to be silent. One that is well answers
-/// sooner, so that nobody who makes it seem silent has old answers count in its place.
+/// somebody sooner, and then it is waited for. So nobody who makes it seem silent has old answers count in its place.
 const PATIENCE: Duration = Duration::from_secs(1);
 
 /// What a cluster answered, by the keyed hash of the question.
 pub(crate) struct Answers<V> {
     cluster: Cluster,
+    about: About,
     slots: Cache<Hash, Arc<Slot<V>>>,
 }
 
@@ -69,13 +70,16 @@ struct State<V> {
 #[derive(Clone)]
 struct Asking<V> {
     began: Instant,
+    /// How often the API server had answered such questions until then.
+    heard: u64,
     task: AbortHandle,
     outcome: Shared<BoxFuture<'static, Outcome<V>>>,
 }
 
 impl<V: Clone + Send + Sync + 'static> Answers<V> {
-    pub(crate) fn new(cluster: Cluster) -> Self {
-        Self { cluster, slots: Cache::new(REMEMBERED) }
+    /// Remembers nothing yet of what `cluster` says `about` them.
+    pub(crate) fn new(cluster: Cluster, about: About) -> Self {
+        Self { cluster, about, slots: Cache::new(REMEMBERED) }
     }
 
     /// The answer to the question of this hash: a remembered one for as long as it is `lasting`, or one that somebody else was
@@ -85,7 +89,7 @@ impl<V: Clone + Send + Sync + 'static> Answers<V> {
         question: &Hash,
         told: Option<Answer<V>>,
         lasting: impl Fn(&V) -> Lasting,
-        ask: impl FnOnce() -> F,
+        ask: impl FnOnce(About) -> F,
     ) -> Outcome<V>
     where
         F: Future<Output = Result<V, ClusterError>> + Send + 'static,
@@ -105,20 +109,30 @@ impl<V: Clone + Send + Sync + 'static> Answers<V> {
             let is_impatient = self.cluster.seems_silent() && old(&state, |lasting| lasting.outage).is_some();
             let patience = if state.is_unanswered { Duration::ZERO } else { PATIENCE };
             let under_way = state.asking.take().filter(|asking| !asking.task.is_finished());
-            let asking = under_way.unwrap_or_else(|| slot.begin(ask()));
+            let heard = self.cluster.heard(self.about);
+            let asking = under_way.unwrap_or_else(|| slot.begin(heard, ask(self.about)));
             state.asking = Some(asking.clone());
             (asking, is_impatient.then_some(patience))
         };
         let outcome = match patience {
             // It has an end of its own.
             None => asking.outcome.await,
-            Some(patience) => timeout_at(asking.began + patience, asking.outcome)
-                .await
-                .unwrap_or_else(|_| Err(ClusterError::Away.into())),
+            Some(patience) => self.wait(asking, patience).await,
         };
         match outcome {
             Err(error) if error.is_outage() => old(&slot.lock(), |lasting| lasting.outage).ok_or(error),
             outcome => outcome,
+        }
+    }
+
+    /// What comes of a question or, if nobody has been answered when `patience` is over, that the API server is away. While it
+    /// answers others it is not, and the question may be waiting for its turn.
+    async fn wait(&self, asking: Asking<V>, patience: Duration) -> Outcome<V> {
+        let Asking { began, heard, outcome, .. } = asking;
+        match timeout_at(began + patience, outcome.clone()).await {
+            Ok(outcome) => outcome,
+            Err(_) if self.cluster.heard(self.about) == heard => Err(ClusterError::Away.into()),
+            Err(_) => outcome.await,
         }
     }
 }
@@ -126,6 +140,7 @@ impl<V: Clone + Send + Sync + 'static> Answers<V> {
 impl<V: Clone + Send + Sync + 'static> Slot<V> {
     fn begin(
         self: &Arc<Self>,
+        heard: u64,
         ask: impl Future<Output = Result<V, ClusterError>> + Send + 'static,
     ) -> Asking<V> {
         let (began, slot) = (Instant::now(), Arc::clone(self));
@@ -140,7 +155,7 @@ impl<V: Clone + Send + Sync + 'static> Slot<V> {
         let handle = task.abort_handle();
         let outcome =
             task.map(|ended| ended.unwrap_or_else(|error| Err(ClusterError::BrokeOff(error).into())));
-        Asking { began, task: handle, outcome: outcome.boxed().shared() }
+        Asking { began, heard, task: handle, outcome: outcome.boxed().shared() }
     }
 }
 

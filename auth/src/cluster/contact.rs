@@ -117,11 +117,11 @@ impl Pulse {
     /// Nothing can be heard for now.
     pub(super) fn miss(&self, error: &(dyn std::error::Error + 'static)) {
         if !self.failing.swap(true, Ordering::Relaxed) {
-            tracing::warn!(
-                kind = self.kind,
-                error,
-                "the API server is not heard: what is known counts for a while"
-            );
+            let meanwhile = match self.silence() {
+                Some(_) => "what is known counts for a while",
+                None => "nobody is let in before it is",
+            };
+            tracing::warn!(kind = self.kind, error, "the API server is not heard: {meanwhile}");
         }
     }
 

@@ -15,6 +15,8 @@ use k8s_openapi::api::core::v1::ServiceAccount;
 use kube::client::Body;
 use kube::core::PartialObjectMeta;
 use serde_json::{Value, json};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpListener;
 use tokio::sync::mpsc::{Sender, channel};
 use tokio::task::JoinSet;
 use tokio::time::sleep_until;
@@ -24,11 +26,11 @@ use super::*;
 use crate::bindings::WatchedBindings;
 use crate::keys::tests::{RSA, key_set};
 use crate::{
-    AccessReviews, Account, Accounts, ApiServerTokens, Attempts, Authenticated, AuthenticationError,
-    Authenticator, AuthenticatorOptions, Authenticators, Authorizer, Clock, ConfirmedAccounts, Credential,
-    Decision, Files, Identity, Issuer, IssuerName, LEGACY_ISSUER, OtherAudiences, RegistryTokenKeys,
-    RegistryTokens, ResourceAttributes, Secret, ServiceAccounts, Standing, TokenError, TokenReviews,
-    TokenRules, WatchedAccounts,
+    AccessReviews, Account, Accounts, ApiServerTokens, Attempts, AuthError, Authenticated,
+    AuthenticationError, Authenticator, AuthenticatorOptions, Authenticators, Authorizer, Clock,
+    ConfirmedAccounts, Credential, Decision, Files, Identity, Issuer, IssuerName, LEGACY_ISSUER,
+    OtherAudiences, RegistryTokenKeys, RegistryTokens, ResourceAttributes, Secret, ServiceAccounts, Standing,
+    TokenError, TokenReviews, TokenRules, WatchedAccounts,
 };
 
 const OUTAGE: Duration = Duration::from_secs(3600);
@@ -61,6 +63,8 @@ struct Script {
     forgets: AtomicBool,
     /// The status of its answers to what is asked by POST, unless that is 0.
     refuses: AtomicU16,
+    /// How long each of these answers takes.
+    takes: Mutex<Duration>,
     /// What happens to bindings while they are told for the first time.
     meanwhile: Mutex<Vec<Value>>,
 }
@@ -105,6 +109,14 @@ impl Script {
         self.is_away.store(false, Ordering::SeqCst);
     }
 
+    fn takes(&self, time: Duration) {
+        *self.takes.lock().unwrap() = time;
+    }
+
+    fn refuses(&self, status: u16) {
+        self.refuses.store(status, Ordering::SeqCst);
+    }
+
     fn hangs(&self, hangs: bool) {
         self.hangs.store(hangs, Ordering::SeqCst);
     }
@@ -133,6 +145,10 @@ impl Script {
                 pending::<()>().await;
             }
             tokio::task::yield_now().await;
+            let takes = *self.takes.lock().unwrap();
+            if takes > Duration::ZERO {
+                tokio::time::sleep(takes).await;
+            }
             let refuses = self.refuses.load(Ordering::SeqCst);
             if refuses != 0 {
                 let refusal = json!({ "status": "Failure", "code": refuses, "message": "no" });
@@ -619,9 +635,11 @@ async fn a_refusal_is_no_outage() {
     script.says(known("ann", &[]));
     assert!(name(&reviews, "token").await.is_ok());
     tokio::time::sleep(KNOWN_FOR).await;
-    script.refuses.store(403, Ordering::SeqCst);
-    assert_eq!(name(&reviews, "token").await, Err("unavailable".to_owned()));
-    script.refuses.store(503, Ordering::SeqCst);
+    for status in [403, 429] {
+        script.refuses(status);
+        assert_eq!(name(&reviews, "token").await, Err("unavailable".to_owned()), "{status}");
+    }
+    script.refuses(503);
     assert!(name(&reviews, "token").await.is_ok());
 }
 
@@ -1000,6 +1018,230 @@ async fn an_act_that_was_allowed_is_allowed_at_once_while_the_api_server_hangs()
     script.says(json!({ "allowed": false }));
     tokio::time::sleep(Duration::from_secs(5)).await;
     until(async || !is_allowed().await).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_act_is_asked_about_once_however_many_try_it() {
+    let script = Script::new();
+    let reviews = Arc::new(AccessReviews::new(script.cluster()).unwrap());
+    script.says(json!({ "allowed": true }));
+    script.takes(SOON);
+    for (asked, caller) in [(1, user("ann")), (2, Identity::anonymous())] {
+        let mut nodes = JoinSet::new();
+        for _ in 0..1000 {
+            let (reviews, caller) = (Arc::clone(&reviews), caller.clone());
+            nodes.spawn(async move { reviews.decide(&caller, &PULL).await });
+        }
+        let (decisions, time) = taken(nodes.join_all()).await;
+        assert!(decisions.iter().all(|decision| matches!(decision, Ok(Decision::Allowed(_)))));
+        assert_eq!((time.as_secs(), script.asked().len()), (1, asked));
+    }
+}
+
+/// Asks for `caller` about one made-up name after another, 500 a second, and waits for no answer.
+async fn flood(reviews: Arc<AccessReviews>, caller: Identity) {
+    let mut under_way = JoinSet::new();
+    for number in 0_u64.. {
+        let (reviews, caller) = (Arc::clone(&reviews), caller.clone());
+        under_way.spawn(async move {
+            let name = format!("made-up-{number}");
+            reviews.decide(&caller, &ResourceAttributes { name: &name, ..PULL }).await
+        });
+        if number % 50 == 0 {
+            tokio::time::sleep(Duration::from_millis(100)).await;
+        }
+    }
+}
+
+/// Whether it was not asked, for want of a turn.
+fn is_busy(decision: &Result<Decision, AuthError>) -> bool {
+    matches!(decision, Err(AuthError::Unavailable(error)) if error.to_string().contains("no turn"))
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_right_that_was_taken_away_does_not_count_again_however_many_questions_wait() {
+    for (flooder, waiting) in [("system:anonymous", Identity::anonymous()), ("eve", user("ann"))] {
+        let script = Script::new();
+        let cluster = script.cluster();
+        let reviews = Arc::new(AccessReviews::new(cluster.clone()).unwrap());
+        script.says(json!({ "allowed": true }));
+        assert!(matches!(reviews.decide(&waiting, &PULL).await, Ok(Decision::Allowed(_))));
+        script.says(json!({ "allowed": false }));
+        script.takes(SOON);
+        tokio::time::sleep(Duration::from_secs(6)).await;
+        let mut flooding = JoinSet::new();
+        flooding.spawn(flood(Arc::clone(&reviews), Identity { name: flooder.to_owned(), ..waiting.clone() }));
+        tokio::time::sleep(Duration::from_millis(5_500)).await;
+        // Whoever asks for the same waits among those, and is not told that it is known from before.
+        let (decision, time) = taken(reviews.decide(&waiting, &PULL)).await;
+        assert!(is_busy(&decision), "{flooder}: {decision:?}");
+        assert_eq!(time.as_secs(), 5);
+        assert_eq!(*cluster.last(), Last::Answered, "the API server is well");
+        let [(_, answered), (_, unanswered), (_, unasked)] = cluster.questions();
+        assert!(answered > 50 && unanswered == 0 && unasked > 1000, "{answered}, {unanswered}, {unasked}");
+        // That one question is hard does not change it: others are answered.
+        *cluster.last() = Last::Unanswered;
+        let (decision, time) = taken(reviews.decide(&waiting, &PULL)).await;
+        assert!(is_busy(&decision), "{flooder}: {decision:?}");
+        assert_eq!(time.as_secs(), 5);
+        flooding.shutdown().await;
+        tokio::time::sleep(Duration::from_secs(10)).await;
+        assert_eq!(reviews.decide(&waiting, &PULL).await.unwrap(), Decision::Denied);
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn whoever_shows_nothing_takes_no_turn_from_others_however_much_they_ask() {
+    let script = Script::new();
+    let cluster = script.cluster();
+    let reviews = Arc::new(AccessReviews::new(cluster.clone()).unwrap());
+    let clock = Clock::new(|| SystemTime::UNIX_EPOCH + Duration::from_secs(NOW));
+    let rules = TokenRules::for_audiences(vec![]);
+    let tokens = TokenReviews::new(cluster.clone(), Arc::new(AllThere), rules, REVOCATION, clock).unwrap();
+    let (ann, cid) = (user("ann"), user("cid"));
+    let says = |is_allowed: bool| {
+        let user = json!({ "username": "ann" });
+        script.says(json!({ "allowed": is_allowed, "authenticated": true, "user": user }));
+    };
+    says(true);
+    assert!(matches!(reviews.decide(&ann, &PULL).await, Ok(Decision::Allowed(_))));
+    script.takes(SOON);
+    let mut flooding = JoinSet::new();
+    flooding.spawn(flood(Arc::clone(&reviews), Identity::anonymous()));
+    tokio::time::sleep(Duration::from_millis(11_500)).await;
+    assert!(is_busy(&reviews.decide(&Identity::anonymous(), &PULL).await));
+
+    let (known, time) = taken(name(&tokens, "token")).await;
+    assert_eq!((known, time.as_secs()), (Ok(Some("ann".to_owned())), 1));
+    for caller in [&ann, &cid] {
+        let (decision, time) = taken(reviews.decide(caller, &PULL)).await;
+        assert!(matches!(decision, Ok(Decision::Allowed(_))), "{decision:?}");
+        assert_eq!(time.as_secs(), 1);
+    }
+    assert!(cluster.fetch().await.is_ok(), "the keys");
+    // What is taken away now is gone after ten seconds, as ever.
+    says(false);
+    tokio::time::sleep(Duration::from_secs(10)).await;
+    for caller in [&ann, &cid] {
+        let (decision, time) = taken(reviews.decide(caller, &PULL)).await;
+        assert_eq!((decision.unwrap(), time.as_secs()), (Decision::Denied, 1));
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_answer_may_take_its_time_from_when_it_is_its_turn() {
+    let script = Script::new();
+    let reviews = AccessReviews::new(script.cluster()).unwrap();
+    script.says(json!({ "allowed": true }));
+    script.takes(Duration::from_secs(4));
+    let nobody = Identity::anonymous();
+    let names: Vec<_> = (0..2 * QUESTIONS_OF_NOBODY).map(|number| number.to_string()).collect();
+    let all = names.iter().map(async |name| {
+        let decision = reviews.decide(&nobody, &ResourceAttributes { name, ..PULL }).await;
+        matches!(decision, Ok(Decision::Allowed(_)))
+    });
+    let (all, time) = taken(futures_util::future::join_all(all)).await;
+    assert!(all.into_iter().all(|is_allowed| is_allowed));
+    assert_eq!(time.as_secs(), 8);
+}
+
+#[tokio::test(start_paused = true)]
+async fn whoever_waits_behind_questions_that_nobody_answers_is_known_as_before() {
+    let script = Script::new();
+    let reviews = AccessReviews::new(script.cluster()).unwrap();
+    script.says(json!({ "allowed": true }));
+    let users: Vec<_> = (0..3 * QUESTIONS).map(|number| user(&number.to_string())).collect();
+    let all_are_allowed = async || {
+        let decisions = users.iter().map(|user| reviews.decide(user, &PULL));
+        let decisions = futures_util::future::join_all(decisions).await;
+        decisions.iter().all(|decision| matches!(decision, Ok(Decision::Allowed(_))))
+    };
+    assert!(all_are_allowed().await);
+    script.hangs(true);
+    tokio::time::sleep(Duration::from_secs(11)).await;
+    let (all, time) = taken(all_are_allowed()).await;
+    assert!(all && time.as_secs() <= 10, "{time:?}");
+    tokio::time::sleep(Duration::from_secs(11)).await;
+    assert_eq!(taken(all_are_allowed()).await, (true, AT_ONCE));
+}
+
+#[tokio::test(start_paused = true)]
+async fn no_answer_outlives_its_time_because_the_api_server_is_busy() {
+    let script = Script::new();
+    let cluster = script.cluster();
+    let reviews = AccessReviews::new(cluster.clone()).unwrap();
+    let ann = user("ann");
+    let is_allowed = async || {
+        let decision = reviews.decide(&ann, &PULL).await;
+        decision.ok().map(|decision| matches!(decision, Decision::Allowed(_)))
+    };
+    script.says(json!({ "allowed": true }));
+    assert_eq!(is_allowed().await, Some(true));
+    script.refuses(TOO_MANY_REQUESTS);
+    assert_eq!(is_allowed().await, Some(true), "it is not asked yet");
+    tokio::time::sleep(Duration::from_secs(11)).await;
+    let (decision, time) = taken(is_allowed()).await;
+    assert_eq!((decision, time.as_secs(), script.asked().len()), (None, 1, 4));
+    assert_eq!(*cluster.last(), Last::Answered);
+
+    // If it says no more, it was heard all the same.
+    let soon = Duration::from_millis(700);
+    let freezes = async {
+        tokio::time::sleep(soon).await;
+        script.hangs(true);
+    };
+    let ((decision, time), ()) = tokio::join!(taken(is_allowed()), freezes);
+    assert_eq!((decision, time.as_secs()), (None, 5));
+    script.hangs(false);
+    // One that is soon done with what it has to do keeps nobody from being answered.
+    script.says(json!({ "allowed": false }));
+    let is_done = async {
+        tokio::time::sleep(soon).await;
+        script.refuses(0);
+    };
+    let (decision, ()) = tokio::join!(is_allowed(), is_done);
+    assert_eq!(decision, Some(false));
+
+    // But nobody answers where it fails.
+    script.says(json!({ "allowed": true }));
+    tokio::time::sleep(Duration::from_secs(11)).await;
+    assert_eq!(is_allowed().await, Some(true));
+    tokio::time::sleep(Duration::from_secs(11)).await;
+    script.refuses(503);
+    assert_eq!(taken(is_allowed()).await, (Some(true), AT_ONCE));
+}
+
+#[tokio::test]
+async fn the_client_hides_no_api_server_that_is_busy() {
+    const BUSY: &[u8] = b"HTTP/1.1 429 Too Many Requests\r\nretry-after: 1\r\ncontent-length: 0\r\n\r\n";
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let folder = tempfile::tempdir().unwrap();
+    let [authority, kubeconfig] = ["ca.pem", "kubeconfig"].map(|name| folder.path().join(name));
+    let own = rcgen::generate_simple_self_signed(["127.0.0.1".to_owned()]).unwrap();
+    std::fs::write(&authority, own.cert.pem()).unwrap();
+    let server = format!("http://{}", listener.local_addr().unwrap());
+    let file = json!({
+        "apiVersion": "v1", "kind": "Config", "current-context": "here",
+        "clusters": [{ "name": "test", "cluster": { "server": server, "certificate-authority": authority } }],
+        "users": [{ "name": "wharf", "user": {} }],
+        "contexts": [{ "name": "here", "context": { "cluster": "test", "user": "wharf" } }],
+    });
+    std::fs::write(&kubeconfig, file.to_string()).unwrap();
+    let mut connections = JoinSet::new();
+    connections.spawn(async move {
+        while let Ok((mut stream, _)) = listener.accept().await {
+            tokio::spawn(async move {
+                let mut head = [0; 4096];
+                while stream.read(&mut head).await.is_ok_and(|length| length > 0) {
+                    stream.write_all(BUSY).await.unwrap();
+                }
+            });
+        }
+    });
+    let cluster = Cluster::connect(Some(&kubeconfig), OUTAGE).await.unwrap();
+    let error = cluster.fetch().await.unwrap_err();
+    let error = error.downcast_ref::<ClusterError>();
+    assert!(matches!(error, Some(ClusterError::Refused { code: TOO_MANY_REQUESTS, .. })), "{error:?}");
 }
 
 /// What a Secret of an account holds: such a token does not end by itself.
