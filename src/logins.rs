@@ -146,7 +146,7 @@ impl Logins {
         // Before what can be guessed: whoever has one is kept out by nobody who guesses.
         authenticators = authenticators.then(Arc::new(auth::Certificates), Attempts::Unlimited);
         for file in user_files {
-            authenticators = authenticators.then(file, Attempts::Limited);
+            authenticators = authenticators.then(file, Attempts::OncePerChange);
         }
         // Behind those, so that none of their passwords is sent to the cluster.
         if let Some(reviews) = reviews {

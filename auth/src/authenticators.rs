@@ -31,13 +31,16 @@ pub struct Authenticators {
     accounts: Option<Arc<dyn Accounts>>,
 }
 
-/// Whether an authenticator is asked for sources that failed too often.
+/// Whether an authenticator is asked for sources that failed too often, and again about what it did not know.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub enum Attempts {
     /// Always: what it knows cannot be guessed, and it answers quickly.
     Unlimited,
     /// Not then: what it knows may be guessed, or its answer is dear.
     Limited,
+    /// Not then either, and about what it did not know not again until a file has changed, or ten minutes have passed: all that it
+    /// knows stands in the files of [`Authenticators::as_long_as_unchanged`], so that it would say the same.
+    OncePerChange,
 }
 
 /// What is remembered, and for how long; how much guessing is allowed.
@@ -53,7 +56,7 @@ pub struct AuthenticatorOptions {
     /// How many different bad credentials a source may show at once …
     pub failures: u32,
     /// … and after how long one more each. A source is an IPv4 address or the first half of an IPv6 address. One that is shown again
-    /// counts for one `failures`th.
+    /// within ten minutes, while no file changes, counts for one `failures`th.
     pub failure_every: Duration,
 }
 
@@ -160,11 +163,11 @@ impl Authenticators {
         was_known: bool,
     ) -> Result<Entry, AuthenticationError> {
         match self.verdicts.look(credential).await {
-            Looked::Found(Entry { verdict: Verdict::Known(known), term, counted })
+            Looked::Found(Entry { verdict: Verdict::Known(known), term, past })
                 if self.is_gone(&known.identity) =>
             {
                 let gone = Verdict::Rejected(TokenError::Gone.to_string().into());
-                Ok(Entry { verdict: gone, term, counted })
+                Ok(Entry { verdict: gone, term, past })
             }
             Looked::Found(entry) => Ok(entry),
             Looked::Missing(place) => {
@@ -174,7 +177,7 @@ impl Authenticators {
                 };
                 // In a box: what is remembered needs no room for it.
                 match Box::pin(self.judge(credential, source, past)).await {
-                    Ok((verdict, counted)) => Ok(place.remember(verdict, counted)),
+                    Ok((verdict, past)) => Ok(place.remember(verdict, past)),
                     Err(error) => {
                         place.restore();
                         Err(error)
@@ -200,43 +203,54 @@ impl Authenticators {
         self.identify(credential, source).await
     }
 
-    /// Asks one after the other, and says when the credential was counted as a failure, if it was. Somebody whose very credential was
-    /// good lately is not kept out by others at their address.
+    /// Asks one after the other, and says what is known of the credential when it has to be looked at again. Somebody whose very
+    /// credential was good lately is not kept out by others at their address.
     async fn judge(
         &self,
         credential: &Credential,
         source: IpAddr,
         past: Past,
-    ) -> Result<(Verdict, Option<Instant>), AuthenticationError> {
+    ) -> Result<(Verdict, Past), AuthenticationError> {
         if let Some(problem) = malformation(credential) {
             let attempt = self.attempt(source, past).await?;
             return Ok((Verdict::Rejected(problem.into()), count(Some(attempt), past)));
         }
         let (mut attempt, mut was_guess) = (None, false);
         let mut verdict = Verdict::Rejected("nobody here knows the credential".into());
-        for (authenticator, attempts) in &self.steps {
-            if *attempts == Attempts::Limited && attempt.is_none() {
+        for (index, (authenticator, attempts)) in self.steps.iter().enumerate() {
+            let is_limited = *attempts != Attempts::Unlimited;
+            if is_limited && attempt.is_none() {
                 attempt = Some(self.attempt(source, past).await?);
             }
-            match authenticator.identify(credential).await {
+            // Or whoever repeats what failed could have passwords hashed all the time, at a fraction of the price.
+            let says_the_same = *attempts == Attempts::OncePerChange && matches!(past, Past::Counted(_));
+            let answer = if says_the_same { Ok(None) } else { authenticator.identify(credential).await };
+            match answer {
                 // What is signed is guessed by nobody: while those are away who know it, it is not bad.
-                Ok(None) => was_guess |= *attempts == Attempts::Limited && !is_signed(credential),
+                Ok(None) => was_guess |= is_limited && !is_signed(credential),
                 Ok(Some(mut known)) => {
                     Arc::make_mut(&mut known.identity).join_everybody();
                     attempt.into_iter().for_each(Attempt::forgive);
-                    return Ok((Verdict::Known(known), None));
+                    return Ok((Verdict::Known(known), Past::Good));
                 }
                 Err(AuthenticationError::Rejected(reason)) => {
                     verdict = Verdict::Rejected(reason.into());
+                    // What is counted is looked for in no file again, so that none may have been left out.
+                    let mut rest = self.steps.iter().skip(index);
+                    if rest.any(|(_, attempts)| *attempts == Attempts::OncePerChange) {
+                        attempt = None;
+                    }
                     break;
                 }
                 Err(AuthenticationError::Unavailable(error)) => {
                     // Or passwords could be guessed freely while those cannot be asked who are asked next.
-                    if !was_guess {
-                        attempt.take().into_iter().for_each(Attempt::forgive);
+                    if was_guess {
+                        fail(attempt, past);
+                    } else {
+                        attempt.into_iter().for_each(Attempt::forgive);
                     }
-                    verdict = Verdict::Unavailable(error.into());
-                    break;
+                    // Nothing was found out: what was good may still be, and what was counted still is.
+                    return Ok((Verdict::Unavailable(error.into()), past));
                 }
                 Err(error @ AuthenticationError::TooManyFailures { .. }) => return Err(error),
             }
@@ -259,15 +273,22 @@ impl Authenticators {
     }
 }
 
-/// Ends an attempt with what is not good, and says when that was counted as a failure. It is once, however often it is shown: a guess
-/// is one.
-fn count(attempt: Option<Attempt>, past: Past) -> Option<Instant> {
+/// Ends an attempt with what is not good, and says what is known of that from then on.
+fn count(attempt: Option<Attempt>, past: Past) -> Past {
+    let has_failed = attempt.is_some();
+    fail(attempt, past);
     match past {
-        Past::Counted(when) => {
-            attempt.into_iter().for_each(Attempt::repeat);
-            Some(when)
-        }
-        Past::Unknown | Past::Good => attempt.map(|_failed| Instant::now()),
+        Past::Counted(_) => past,
+        Past::Unknown | Past::Good if has_failed => Past::Counted(Instant::now()),
+        Past::Unknown | Past::Good => Past::Unknown,
+    }
+}
+
+/// Ends an attempt with what is not known to be good. It is counted once, however often it is shown: a guess is one.
+fn fail(attempt: Option<Attempt>, past: Past) {
+    match past {
+        Past::Counted(_) => attempt.into_iter().for_each(Attempt::repeat),
+        Past::Unknown | Past::Good => drop(attempt),
     }
 }
 

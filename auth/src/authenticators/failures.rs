@@ -20,7 +20,7 @@ pub(super) struct Failures {
     sources: Cache<IpAddr, Arc<Source>>,
     every: Duration,
     /// What a failure costs that was counted before.
-    again: Duration,
+    repeated: Duration,
     at_once: Duration,
 }
 
@@ -49,8 +49,8 @@ enum Turn {
 impl Failures {
     pub(super) fn new(options: &AuthenticatorOptions) -> Self {
         let (every, failures) = (options.failure_every, options.failures.max(1));
-        let (again, at_once) = (every / failures, every.saturating_mul(failures));
-        Self { sources: Cache::new(SOURCES), every, again, at_once }
+        let (repeated, at_once) = (every / failures, every.saturating_mul(failures));
+        Self { sources: Cache::new(SOURCES), every, repeated, at_once }
     }
 
     /// Begins an attempt of `source`, when those under way leave room for one.
@@ -80,7 +80,7 @@ impl Failures {
     }
 
     fn begun(&self, source: Arc<Source>) -> Attempt {
-        Attempt { source, price: self.every, again: self.again }
+        Attempt { source, price: self.every, repeated: self.repeated }
     }
 
     fn source(&self, address: IpAddr) -> Arc<Source> {
@@ -128,7 +128,7 @@ impl Source {
 pub(super) struct Attempt {
     source: Arc<Source>,
     price: Duration,
-    again: Duration,
+    repeated: Duration,
 }
 
 impl Attempt {
@@ -140,7 +140,7 @@ impl Attempt {
     /// It failed with what has been counted as a failure before. That is no guess, but work, and costs a part of one: as many may be
     /// shown all the time as may fail at once.
     pub(super) fn repeat(mut self) {
-        self.price = self.again;
+        self.price = self.repeated;
     }
 }
 

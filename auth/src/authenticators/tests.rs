@@ -85,6 +85,13 @@ fn chain() -> Authenticators {
     Authenticators::new(&AuthenticatorOptions::default(), Clock::new(|| at(NOW))).unwrap()
 }
 
+/// Where each failure counts for so long that it can be told how many there were.
+fn slow_to_forget() -> Authenticators {
+    let options =
+        AuthenticatorOptions { failure_every: Duration::from_secs(60), ..AuthenticatorOptions::default() };
+    Authenticators::new(&options, Clock::new(|| at(NOW))).unwrap()
+}
+
 fn token(text: &str) -> Credential {
     Credential::Token(Secret::new(text))
 }
@@ -256,17 +263,31 @@ async fn a_header_is_recalled_as_it_was_shown_to_the_same_registry_and_found_to_
     assert_eq!(elsewhere, None, "each thread has its own");
 }
 
+/// A file that chains depend on.
+struct Changing {
+    file: tempfile::NamedTempFile,
+    all: Files,
+}
+
+impl Changing {
+    fn new() -> Self {
+        let (file, all) = (tempfile::NamedTempFile::new().unwrap(), Files::new());
+        std::fs::write(&file, "k".repeat(32)).unwrap();
+        let _keys = RegistryTokenKeys::from_file(file.path(), &all).unwrap();
+        Self { file, all }
+    }
+
+    fn change(&self, contents: &str) {
+        std::fs::write(&self.file, contents).unwrap();
+        self.all.use_what_is_new();
+    }
+}
+
 #[tokio::test(start_paused = true)]
 async fn nothing_is_remembered_beyond_a_change_of_the_files() {
-    let file = tempfile::NamedTempFile::new().unwrap();
-    let (files, one) = (Files::new(), Scripted::new(is("alice")));
-    std::fs::write(&file, "k".repeat(32)).unwrap();
-    let _keys = RegistryTokenKeys::from_file(file.path(), &files).unwrap();
-    let chain = Arc::new(chain().as_long_as_unchanged(&files).then(one.clone(), Attempts::Unlimited));
-    let change = |contents: &str| {
-        std::fs::write(&file, contents).unwrap();
-        files.use_what_is_new();
-    };
+    let (file, one) = (Changing::new(), Scripted::new(is("alice")));
+    let chain = Arc::new(chain().as_long_as_unchanged(&file.all).then(one.clone(), Attempts::Unlimited));
+    let change = |contents: &str| file.change(contents);
     assert!(name(&chain, &token("a")).await.is_ok());
     for (contents, answer, is_good) in [("l", Answer::Rejected, false), ("m", is("alice"), true)] {
         one.says(answer);
@@ -360,10 +381,7 @@ async fn who_hangs_up_leaves_the_question_to_the_next() {
 #[tokio::test(start_paused = true)]
 async fn whoever_guesses_waits_and_nobody_else_does() {
     let (offline, guessable) = (Scripted::new(Answer::NotMine), Scripted::new(is("carol")));
-    let options =
-        AuthenticatorOptions { failure_every: Duration::from_secs(60), ..AuthenticatorOptions::default() };
-    let chain = Authenticators::new(&options, Clock::new(|| at(NOW)))
-        .unwrap()
+    let chain = slow_to_forget()
         .then(offline.clone(), Attempts::Unlimited)
         .then(guessable.clone(), Attempts::Limited);
     assert_eq!(name(&chain, &password("carol", "hers")).await.as_deref(), Ok("carol"));
@@ -421,20 +439,12 @@ async fn heard(chain: &Authenticators, shown: &[Credential]) -> usize {
     heard
 }
 
-/// Where each failure counts for so long that it can be told how many there were.
-fn slow_to_forget(guessable: &Arc<Scripted>) -> Authenticators {
-    let options =
-        AuthenticatorOptions { failure_every: Duration::from_secs(60), ..AuthenticatorOptions::default() };
-    let chain = Authenticators::new(&options, Clock::new(|| at(NOW))).unwrap();
-    chain.then(guessable.clone(), Attempts::Limited)
-}
-
 #[tokio::test(start_paused = true)]
 async fn machines_that_go_on_with_wrong_passwords_keep_out_nobody_else_at_their_address() {
     let guessable = Scripted::new(Answer::NotMine);
     let chain = chain().then(guessable.clone(), Attempts::Limited);
     let machines = passwords(0..10);
-    // For twenty minutes.
+    // So long that each is counted anew now and then.
     for round in 1..=200 {
         assert_eq!(heard(&chain, &machines).await, machines.len(), "round {round}");
         assert_eq!(guessable.asked(), round * machines.len(), "each is asked about once in five seconds");
@@ -449,16 +459,11 @@ async fn machines_that_go_on_with_wrong_passwords_keep_out_nobody_else_at_their_
 
 #[tokio::test(start_paused = true)]
 async fn a_wrong_password_is_a_new_guess_once_a_file_has_changed_and_after_ten_minutes() {
-    let file = tempfile::NamedTempFile::new().unwrap();
-    std::fs::write(&file, "k".repeat(32)).unwrap();
-    let files = Files::new();
-    let _keys = RegistryTokenKeys::from_file(file.path(), &files).unwrap();
-    let guessable = Scripted::new(Answer::NotMine);
-    let chain = slow_to_forget(&guessable).as_long_as_unchanged(&files);
+    let (file, guessable) = (Changing::new(), Scripted::new(Answer::NotMine));
+    let chain = slow_to_forget().as_long_as_unchanged(&file.all).then(guessable.clone(), Attempts::Limited);
     let wrong = passwords(0..10);
     assert_eq!(heard(&chain, &wrong).await, 10);
-    std::fs::write(&file, "l".repeat(32)).unwrap();
-    files.use_what_is_new();
+    file.change(&"l".repeat(32));
     guessable.says(is("robot"));
     assert!(chain.identify(&wrong[0], HERE).await.is_ok(), "it may be good now");
     guessable.says(Answer::NotMine);
@@ -473,7 +478,7 @@ async fn a_wrong_password_is_a_new_guess_once_a_file_has_changed_and_after_ten_m
 #[tokio::test(start_paused = true)]
 async fn a_wrong_password_counts_in_full_again_for_whoever_does_not_wait_for_the_answer() {
     let guessable = Scripted::new(Answer::NotMine);
-    let chain = slow_to_forget(&guessable);
+    let chain = slow_to_forget().then(guessable.clone(), Attempts::Limited);
     let wrong = passwords(0..10);
     assert_eq!(heard(&chain, &wrong).await, 10);
     tokio::time::advance(Duration::from_secs(5)).await;
@@ -487,7 +492,7 @@ async fn a_wrong_password_counts_in_full_again_for_whoever_does_not_wait_for_the
 #[tokio::test(start_paused = true)]
 async fn a_wrong_password_that_is_not_looked_at_stays_one_that_was_counted() {
     let guessable = Scripted::new(Answer::NotMine);
-    let chain = slow_to_forget(&guessable);
+    let chain = slow_to_forget().then(guessable.clone(), Attempts::Limited);
     let (wrong, guesses) = (passwords(0..1), passwords(100..150));
     assert_eq!(heard(&chain, &wrong).await, 1);
     assert_eq!(heard(&chain, &guesses).await, 19);
@@ -497,6 +502,110 @@ async fn a_wrong_password_that_is_not_looked_at_stays_one_that_was_counted() {
     tokio::time::advance(Duration::from_secs(60)).await;
     assert_eq!(heard(&chain, &wrong).await, 1);
     assert_eq!(heard(&chain, &passwords(200..210)).await, 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_file_is_asked_once_about_a_wrong_password_until_one_changes_and_whoever_is_behind_it_again() {
+    let (file, on_disk) = (Changing::new(), Scripted::new(Answer::NotMine));
+    let behind = Scripted::new(Answer::NotMine);
+    let chain = chain()
+        .as_long_as_unchanged(&file.all)
+        .then(on_disk.clone(), Attempts::OncePerChange)
+        .then(behind.clone(), Attempts::Limited);
+    let wrong = password("robot", "wrong");
+    let asked = || (on_disk.asked(), behind.asked());
+    for round in 1..=20 {
+        assert_eq!(name(&chain, &wrong).await.unwrap_err(), "nobody here knows the credential");
+        assert_eq!(asked(), (1, round));
+        tokio::time::advance(Duration::from_secs(5)).await;
+    }
+    behind.says(is("robot"));
+    assert_eq!(name(&chain, &wrong).await.as_deref(), Ok("robot"));
+    assert_eq!(asked(), (1, 21));
+    behind.says(Answer::NotMine);
+    tokio::time::advance(Duration::from_secs(10)).await;
+    assert!(name(&chain, &wrong).await.is_err());
+    assert_eq!(asked(), (2, 22), "what was good may be in any file");
+
+    file.change(&"l".repeat(32));
+    on_disk.says(is("robot"));
+    assert_eq!(name(&chain, &wrong).await.as_deref(), Ok("robot"));
+    on_disk.says(Answer::NotMine);
+    file.change(&"m".repeat(32));
+    assert!(name(&chain, &wrong).await.is_err());
+    assert_eq!(asked(), (4, 23));
+    // And after ten minutes, whatever has happened to the file.
+    tokio::time::advance(Duration::from_secs(10 * 60)).await;
+    assert!(name(&chain, &wrong).await.is_err());
+    assert_eq!(asked(), (5, 24));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_file_is_asked_again_about_what_it_could_not_tell_or_was_not_asked() {
+    for other in [Answer::Unavailable, Answer::Rejected] {
+        let (on_disk, elsewhere) = (Scripted::new(Answer::NotMine), Scripted::new(other.clone()));
+        let last = Scripted::new(Answer::NotMine);
+        let chain = chain()
+            .then(on_disk.clone(), Attempts::OncePerChange)
+            .then(elsewhere.clone(), Attempts::OncePerChange)
+            .then(last.clone(), Attempts::OncePerChange);
+        let asked = || [&on_disk, &elsewhere, &last].map(|one| one.asked());
+        let shown = password("robot", "right");
+        for round in 1..=3 {
+            assert!(name(&chain, &shown).await.is_err());
+            assert_eq!(asked(), [round, round, 0], "{other:?}");
+            tokio::time::advance(Duration::from_secs(5)).await;
+        }
+        elsewhere.says(Answer::NotMine);
+        last.says(is("robot"));
+        assert_eq!(name(&chain, &shown).await.as_deref(), Ok("robot"));
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_wrong_password_stays_one_that_was_counted_while_somebody_cannot_be_asked() {
+    let (on_disk, behind) = (Scripted::new(Answer::NotMine), Scripted::new(Answer::NotMine));
+    let chain = slow_to_forget()
+        .then(on_disk.clone(), Attempts::OncePerChange)
+        .then(behind.clone(), Attempts::Limited);
+    let wrong = passwords(0..10);
+    assert_eq!(heard(&chain, &wrong).await, 10);
+    behind.says(Answer::Unavailable);
+    tokio::time::advance(Duration::from_secs(5)).await;
+    for credential in &wrong {
+        let error = chain.identify(credential, HERE).await.unwrap_err();
+        assert!(matches!(error, AuthenticationError::Unavailable(_)), "{error}");
+    }
+    behind.says(Answer::NotMine);
+    tokio::time::advance(Duration::from_secs(1)).await;
+    assert_eq!(heard(&chain, &wrong).await, 10);
+    assert_eq!((on_disk.asked(), behind.asked()), (10, 30));
+    // Both times together they have cost one guess.
+    assert_eq!(heard(&chain, &passwords(100..150)).await, 9);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_credential_in_use_is_heard_beside_guesses_also_once_somebody_could_not_be_asked() {
+    let (on_disk, behind) = (Scripted::new(Answer::NotMine), Scripted::new(is("carol")));
+    let chain = slow_to_forget()
+        .then(on_disk.clone(), Attempts::OncePerChange)
+        .then(behind.clone(), Attempts::Limited);
+    let hers = token("hers");
+    // As each of several threads asks that was shown nothing yet.
+    assert!(chain.identify(&hers, HERE).await.is_ok());
+    behind.says(Answer::Unavailable);
+    for seconds in [10, 1, 1] {
+        tokio::time::advance(Duration::from_secs(seconds)).await;
+        let error = chain.identify(&hers, HERE).await.unwrap_err();
+        assert!(matches!(error, AuthenticationError::Unavailable(_)), "{error}");
+    }
+    behind.says(Answer::NotMine);
+    assert_eq!(heard(&chain, &passwords(0..50)).await, 17, "three more were not found to be good");
+    behind.says(is("carol"));
+    let error = chain.identify(&token("another"), HERE).await.unwrap_err();
+    assert!(matches!(error, AuthenticationError::TooManyFailures { .. }), "{error}");
+    assert!(chain.identify(&hers, HERE).await.is_ok());
+    assert_eq!(on_disk.asked(), 5 + 17);
 }
 
 #[tokio::test(start_paused = true)]

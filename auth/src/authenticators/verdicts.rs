@@ -16,7 +16,7 @@ use crate::{Authenticated, AuthenticationError, Clock, Credential, Files, NoRand
 /// How long it is not asked again when nobody could be reached: those who wait together wait once.
 const UNAVAILABLE_FOR: Duration = Duration::from_secs(1);
 
-/// How long a credential that was counted as a failure is not counted as another one.
+/// How long a credential that was counted as a failure is not counted as another one, and is looked for in no file of users.
 const COUNTED_FOR: Duration = Duration::from_secs(600);
 
 /// What was found out about a credential.
@@ -55,8 +55,8 @@ type Guard<'a> =
 pub(super) struct Entry {
     pub(super) verdict: Verdict,
     pub(super) term: Term,
-    /// When it was counted as a failure, if it was.
-    pub(super) counted: Option<Instant>,
+    /// What is known of the credential once that has ended.
+    pub(super) past: Past,
 }
 
 /// How long a verdict counts.
@@ -88,9 +88,10 @@ pub(super) struct Place<'a> {
 #[derive(Clone, Copy, Debug)]
 pub(super) enum Past {
     Unknown,
-    /// It was good.
+    /// It was good when that was last found out.
     Good,
-    /// It was counted as a failure, at that time, and no file has changed since: whoever shows it again guesses nothing else.
+    /// It was counted as a failure, at that time, and no file has changed since: whoever shows it again guesses nothing else, and it is
+    /// in none of those that name users.
     Counted(Instant),
 }
 
@@ -175,20 +176,20 @@ impl fmt::Debug for Verdicts {
 impl Place<'_> {
     pub(super) fn past(&self) -> Past {
         match &self.before {
-            Some(Entry { verdict: Verdict::Known(_), .. }) => Past::Good,
-            Some(Entry { term, counted: Some(when), .. })
-                if term.changes == self.changes && when.elapsed() < COUNTED_FOR =>
+            Some(Entry { past: Past::Counted(when), term, .. })
+                if term.changes != self.changes || when.elapsed() >= COUNTED_FOR =>
             {
-                Past::Counted(*when)
+                Past::Unknown
             }
-            Some(_) | None => Past::Unknown,
+            Some(Entry { past, .. }) => *past,
+            None => Past::Unknown,
         }
     }
 
-    pub(super) fn remember(self, verdict: Verdict, counted: Option<Instant>) -> Entry {
+    pub(super) fn remember(self, verdict: Verdict, past: Past) -> Entry {
         let until = Instant::now() + self.verdicts.lifetime(&verdict);
         let term = Term { until, changes: self.changes };
-        let entry = Entry { verdict, term, counted };
+        let entry = Entry { verdict, term, past };
         // It fails when the entry was evicted meanwhile: then it is looked at again.
         let _ = self.guard.insert(entry.clone());
         entry
