@@ -15,5 +15,7 @@ COPY --from=build --chown=1000:1000 /image/ /
 USER 1000:1000
 EXPOSE 5000
 VOLUME /var/lib/registry
+# By a variable, so that whoever asks in the container, as with `wharf auth can-i`, is answered by the file that is served.
+ENV REGISTRY_CONFIGURATION_PATH=/etc/wharf/config.yml
 ENTRYPOINT ["/wharf"]
-CMD ["serve", "/etc/wharf/config.yml"]
+CMD ["serve"]

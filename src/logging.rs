@@ -17,7 +17,7 @@ use serde_json::Value;
 use tracing::field::{Field, Visit};
 use tracing::{Event, Level, Subscriber};
 use tracing_subscriber::Layer;
-use tracing_subscriber::filter::Targets;
+use tracing_subscriber::filter::{LevelFilter, Targets};
 use tracing_subscriber::fmt::format::{Format, FormatEvent, FormatFields, JsonFields, Writer, format};
 use tracing_subscriber::fmt::{self as formatted, FmtContext};
 use tracing_subscriber::layer::SubscriberExt;
@@ -92,8 +92,9 @@ fn targets(level: Level) -> Targets {
     Targets::new()
         .with_default(Level::WARN.min(level))
         .with_target("wharf", level)
-        // It warns of an answer that it cannot read by showing all of it, and the token that was asked about is in it.
-        .with_target("kube_client", Level::ERROR)
+        // It warns of an answer that it cannot read by showing all of it, and the token that was asked about is in it. What is an
+        // error to it, at each attempt of each watch, we are told as well, and say it once.
+        .with_target("kube_client", LevelFilter::OFF)
 }
 
 /// The fields as they follow the opening brace of an object that has others too.
@@ -224,10 +225,11 @@ mod tests {
     }
 
     #[test]
-    fn the_client_of_the_cluster_warns_of_nothing() {
+    fn the_client_of_the_cluster_says_nothing_itself() {
         for level in [Level::WARN, Level::DEBUG] {
             let targets = targets(level);
             assert!(!targets.would_enable("kube_client::client", &Level::WARN));
+            assert!(!targets.would_enable("kube_client::client::builder", &Level::ERROR));
             assert!(targets.would_enable("hyper_util", &Level::WARN));
         }
     }

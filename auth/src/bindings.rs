@@ -8,7 +8,7 @@ mod cluster;
 mod document;
 mod folder;
 
-pub use cluster::{WatchedBindings, is_restricted};
+pub use cluster::{ReadError, WatchedBindings, is_restricted};
 pub use folder::{Folder, FolderError, Loaded, Problems, Remark, load};
 
 /// The roles that are there without anybody having written them; a folder may define them otherwise.

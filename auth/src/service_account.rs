@@ -212,7 +212,7 @@ pub enum TokenError {
     #[error(transparent)]
     Malformed(#[from] MalformedToken),
     /// Its issuer has no key of the name that it gives.
-    #[error("the token names a key that its issuer does not have")]
+    #[error("the token's `kid` is no key of its issuer; one in PEM has the `kid` that Kubernetes computes")]
     Key,
     /// No key of its issuer made its signature, by the algorithm that the key is for.
     #[error("the token's signature is not valid")]

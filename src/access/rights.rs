@@ -41,6 +41,16 @@ pub fn pull_everything() -> ResourceAttributes<'static> {
     everywhere("get", "imagestreams", "layers")
 }
 
+/// To push to all repositories takes this besides.
+pub fn push_everything() -> ResourceAttributes<'static> {
+    everywhere("update", "imagestreams", "layers")
+}
+
+/// To delete from all repositories takes this.
+pub fn delete_everything() -> ResourceAttributes<'static> {
+    everywhere("delete", "imagestreams", "")
+}
+
 /// The same right in each of the groups that it may be given in; one is enough.
 pub fn in_each_group<'a>(wanted: &ResourceAttributes<'a>) -> impl Iterator<Item = ResourceAttributes<'a>> {
     GROUPS.iter().map(move |group| ResourceAttributes { group, ..*wanted })

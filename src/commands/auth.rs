@@ -53,7 +53,7 @@ pub struct Question {
     /// A group that the user is in; may be given several times.
     #[arg(long = "as-group", value_name = "GROUP", requires = "user")]
     groups: Vec<String>,
-    /// The configuration file that the server has.
+    /// The configuration file that the server has; without one, the answer is that of a server that has none.
     #[arg(long, value_name = "FILE", env = "REGISTRY_CONFIGURATION_PATH")]
     config: Option<OsString>,
 }
@@ -100,6 +100,12 @@ pub async fn can_i(question: Question, config: &Config) -> anyhow::Result<ExitCo
     let (answer, may) = if allowed { ("yes", "may") } else { ("no", "may not") };
     writeln!(output, "{answer}: {} {may} {act}", OneLine(&caller.name))?;
     writeln!(output, "  their groups: {}", OneLine(&caller.groups.join(", ")))?;
+    if question.configuration().is_none() {
+        writeln!(
+            output,
+            "  that is so where the server has no configuration file; if it has one, name it (--config)"
+        )?;
+    }
     if let Some(obstacle) = obstacle {
         writeln!(output, "  nobody may: {obstacle}")?;
     }
@@ -247,8 +253,11 @@ impl Rules {
                     && !is_restricted(caller)
                     && let Some(remedy) = shipped.remedy(caller, &act.first_of_each_need())
                 {
-                    reasons.text +=
-                        &format!("\nWhere role bindings decide, this allows it:\n{}", commands(remedy));
+                    reasons.text += &format!(
+                        "\n{}Where role bindings decide, this allows it:\n{}",
+                        extent(&shipped, act, &remedy),
+                        commands(remedy)
+                    );
                 }
                 Ok(reasons)
             }
@@ -279,7 +288,7 @@ fn explain(policy: &Policy, caller: &Identity, act: &Act, help: impl FnOnce(Reme
     }
     missing.push('\n');
     missing += &match policy.remedy(caller, &act.first_of_each_need()) {
-        Some(remedy) => help(remedy),
+        Some(remedy) => extent(policy, act, &remedy) + &help(remedy),
         None => "No role for image registries gives all of that: apply deploy/rbac/roles.yaml or write one, \
                  and bind it.\n"
             .to_owned(),
@@ -303,6 +312,30 @@ async fn ask(reviews: &AccessReviews, caller: &Identity, act: &Act) -> anyhow::R
         text += &because.unwrap_or_else(lack);
     }
     Ok(Reasons { allowed, text })
+}
+
+/// What a role gives besides, if it has to be given in the whole cluster: it counts for every repository then.
+fn extent(policy: &Policy, act: &Act, remedy: &Remedy) -> String {
+    let is_local = |right: &ResourceAttributes<'_>| !right.namespace.is_empty();
+    if act.first_of_each_need().iter().any(is_local) {
+        return String::new();
+    }
+    let gives = |right: &ResourceAttributes<'_>| {
+        rights::in_each_group(right).any(|right| policy.allows_in_cluster(&remedy.role, &right))
+    };
+    let given: Vec<&str> = [
+        ("pull from", rights::pull_everything()),
+        ("push to", rights::push_everything()),
+        ("delete from", rights::delete_everything()),
+    ]
+    .iter()
+    .filter_map(|(act, right)| gives(right).then_some(*act))
+    .collect();
+    if given.is_empty() {
+        return String::new();
+    }
+    let role = OneLine(&remedy.role.name);
+    format!("In the whole cluster {role} lets them {} every repository.\n", given.join(" and "))
 }
 
 /// How a cluster is told to give somebody a role.

@@ -1,11 +1,21 @@
 //! Somebody was refused, and an administrator finds out why, and what to do.
 
+use std::{
+    fs,
+    io::{Read, Write},
+    net::{Ipv4Addr, SocketAddr, TcpListener},
+    path::Path,
+    thread,
+    time::{Duration, Instant},
+};
+
 use bytes::Bytes;
 use hyper::{Method, StatusCode};
-use serde_json::json;
+use serde_json::{Value, json};
+use socket2::{Domain, Socket, Type};
 
 use crate::harness::{
-    PaperCluster, TestRegistry,
+    Authority, PaperCluster, TestRegistry,
     paper_cluster::{binding, binding_of},
     secrets,
     wharf::{self, Printed},
@@ -124,6 +134,38 @@ fn what_is_advised_gives_as_little_as_may_be() {
         let refused = can_i(&config, &format!("{question} --as alice"));
         let command = format!("  kubectl create {advice} --user=alice --dry-run=client --output=yaml\n");
         assert!(refused.output.ends_with(&command), "{question}: {}", refused.output);
+    }
+}
+
+#[test]
+fn what_is_given_in_the_whole_cluster_is_said_to_count_there() {
+    let cluster = PaperCluster::new();
+    let config = cluster.configuration(&json!({}));
+    for (question, role, acts) in [
+        ("list", "registry-viewer", "pull from"),
+        ("pull app", "system:image-puller", "pull from"),
+        ("push app", "system:image-builder", "pull from and push to"),
+        ("delete app", "registry-editor", "pull from and push to and delete from"),
+    ] {
+        let refused = can_i(&config, &format!("{question} --as alice"));
+        let warning =
+            format!("\nIn the whole cluster {role} lets them {acts} every repository.\nTo allow it, ");
+        assert!(refused.output.contains(&warning), "{question}: {}", refused.output);
+    }
+    let refused = can_i(&config, "push team/app --as alice");
+    assert!(!refused.output.contains("In the whole cluster"), "{}", refused.output);
+}
+
+#[test]
+fn a_user_who_is_nearly_an_account_is_advised_for_as_a_user() {
+    let cluster = PaperCluster::new();
+    let config = cluster.configuration(&json!({}));
+    for (user, flag) in [
+        ("system:serviceaccount:team:good", "--serviceaccount=team:good"),
+        ("system:serviceaccount:bad", "--user=system:serviceaccount:bad"),
+    ] {
+        let refused = can_i(&config, &format!("pull team/app --as {user}"));
+        assert!(refused.output.contains(&format!(" {flag} --dry-run=client")), "{}", refused.output);
     }
 }
 
@@ -262,6 +304,134 @@ fn without_bindings_a_configuration_lets_in_everybody_or_every_user() {
         cluster.configuration(&json!({ "auth": { "kubernetes": null, "htpasswd": { "path": users } } }));
     assert_eq!(can_i(&users, "push team/app --as alice").code, Some(0));
     assert_eq!(can_i(&users, "pull team/app --as system:anonymous").code, Some(1));
+}
+
+#[test]
+fn the_file_of_the_server_decides_and_without_one_that_is_said() {
+    const UNTOLD: &str =
+        "  that is so where the server has no configuration file; if it has one, name it (--config)\n";
+    let question = ["auth", "can-i", "push", "team/app", "--as", "alice"];
+    let allowed = wharf::run(&question, &[]);
+    assert_eq!((allowed.code, &*allowed.complaint), (Some(0), ""));
+    assert!(allowed.output.starts_with("yes: alice may push to team/app\n"), "{}", allowed.output);
+    assert!(allowed.output.contains(UNTOLD), "{}", allowed.output);
+
+    let cluster = PaperCluster::new();
+    let open = cluster.configuration(&json!({ "auth": null }));
+    assert!(!can_i(&open, "push team/app --as alice").output.contains(UNTOLD));
+    let config = cluster.configuration(&json!({}));
+    let refused = wharf::run(&question, &[("REGISTRY_CONFIGURATION_PATH", config.as_str())]);
+    assert_eq!((refused.code, &*refused.complaint), (Some(1), ""), "{}", refused.output);
+    assert!(!refused.output.contains(UNTOLD), "{}", refused.output);
+
+    // Where we say how the server is started it has that variable, and so has whoever asks in its container.
+    let deployment = include_str!("../../deploy/registry.yaml");
+    let dockerfile = include_str!("../../Dockerfile");
+    assert!(dockerfile.contains("\nENV REGISTRY_CONFIGURATION_PATH=/etc/wharf/config.yml\n"));
+    assert!(dockerfile.contains("\nCMD [\"serve\"]\n"));
+    assert!(deployment.contains("- {name: REGISTRY_CONFIGURATION_PATH, value: /etc/wharf/config.yml}\n"));
+    assert!(
+        deployment.contains("mountPath: /etc/wharf/config.yml, ") && deployment.contains("args: [serve]\n")
+    );
+}
+
+#[test]
+fn a_cluster_that_does_not_tell_is_no_riddle() {
+    let folder = tempfile::tempdir().unwrap();
+    // It has the port, and does not listen.
+    let nobody = Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
+    nobody.bind(&SocketAddr::from((Ipv4Addr::LOCALHOST, 0)).into()).unwrap();
+    let nobody_is_there = nobody.local_addr().unwrap().as_socket().unwrap();
+    for (address, said) in [
+        (nobody_is_there, ["cluster roles cannot be read: ", "Connection refused"]),
+        (
+            api_server(|_| forbidden("list")),
+            ["may not list and watch cluster roles ", "cannot list resource"],
+        ),
+        (
+            api_server(|path| if path.contains("watch=true") { forbidden("watch") } else { empty_list() }),
+            ["may not list and watch cluster roles ", "cannot watch resource"],
+        ),
+        (
+            api_server(|path| if path.contains("/rolebindings") { forbidden("list") } else { empty_list() }),
+            ["may not list and watch role bindings ", "cannot list resource"],
+        ),
+    ] {
+        let config = configuration_of_cluster(folder.path(), address);
+        let began = Instant::now();
+        let printed = can_i(&config, "pull team/app --as alice");
+        assert!(began.elapsed() < Duration::from_secs(15), "{}", printed.complaint);
+        assert_eq!((printed.code, &*printed.output), (Some(2), ""), "{}", printed.complaint);
+        assert!(said.iter().all(|said| printed.complaint.contains(said)), "{}", printed.complaint);
+    }
+}
+
+/// The configuration file of a registry that asks the cluster whose API server is at `address`.
+fn configuration_of_cluster(folder: &Path, address: SocketAddr) -> String {
+    let (kubeconfig, config) = (folder.join("kubeconfig"), folder.join("config.yml"));
+    let cluster = json!({
+        "apiVersion": "v1",
+        "kind": "Config",
+        "clusters": [{ "name": "tests", "cluster": {
+            "server": format!("http://{address}"),
+            // Otherwise the machine's would be read, and there may be none.
+            "certificate-authority": Authority::new().write_to(folder),
+        } }],
+        "users": [{ "name": "user", "user": {} }],
+        "contexts": [{ "name": "tests", "context": { "cluster": "tests", "user": "user" } }],
+        "current-context": "tests",
+    });
+    fs::write(&kubeconfig, format!("{cluster:#}")).unwrap();
+    let settings = json!({ "version": 0.1, "auth": { "kubernetes": { "kubeconfig": kubeconfig } } });
+    fs::write(&config, settings.to_string()).unwrap();
+    config.to_str().expect("temporary paths are text").to_owned()
+}
+
+/// An API server that answers so, one connection after the other, whatever is asked for by path and query.
+fn api_server(answer: fn(&str) -> (u16, Value)) -> SocketAddr {
+    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
+    let address = listener.local_addr().unwrap();
+    thread::spawn(move || {
+        for connection in listener.incoming() {
+            let mut connection = connection.unwrap();
+            let mut head = Vec::new();
+            let mut byte = [0];
+            while !head.ends_with(b"\r\n\r\n") && connection.read(&mut byte).is_ok_and(|read| read > 0) {
+                head.extend(byte);
+            }
+            let head = String::from_utf8_lossy(&head);
+            let (status, body) = answer(head.split(' ').nth(1).unwrap_or_default());
+            let body = body.to_string();
+            let length = body.len();
+            // Whoever asked may be gone.
+            let _ = write!(
+                connection,
+                "HTTP/1.1 {status} Said\r\ncontent-type: application/json\r\ncontent-length: {length}\r\n\
+                 connection: close\r\n\r\n{body}"
+            );
+        }
+    });
+    address
+}
+
+/// What it answers to an account that lacks a right.
+fn forbidden(verb: &str) -> (u16, Value) {
+    let message = format!("it is forbidden: User \"wharf\" cannot {verb} resource at the cluster scope");
+    let status = json!({
+        "apiVersion": "v1",
+        "kind": "Status",
+        "metadata": {},
+        "status": "Failure",
+        "message": message,
+        "reason": "Forbidden",
+        "code": 403,
+    });
+    (403, status)
+}
+
+/// What it answers if there is nothing. To a watch that is its end.
+fn empty_list() -> (u16, Value) {
+    (200, json!({ "apiVersion": "v1", "kind": "List", "metadata": { "resourceVersion": "7" }, "items": [] }))
 }
 
 #[test]

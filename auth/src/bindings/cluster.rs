@@ -8,11 +8,11 @@ use std::time::Duration;
 use async_trait::async_trait;
 use futures_util::future::join_all;
 use k8s_openapi::api::rbac::v1 as objects;
-use kube::Resource;
-use kube::api::ObjectMeta;
+use kube::api::{ListParams, ObjectMeta, WatchParams};
+use kube::{Api, Resource};
 use serde::de::DeserializeOwned;
 
-use crate::cluster::{Cluster, Listener, Lost};
+use crate::cluster::{About, Cluster, ClusterError, Listener, Lost};
 use crate::rbac::{Binding, Entry, Rbac, Reach, Role, RoleKind, RoleRef, Subject};
 use crate::{
     AccessReviews, AuthError, Authorizer, Decision, Identity, NoRandomness, PolicyRule, ResourceAttributes,
@@ -32,6 +32,22 @@ pub struct WatchedBindings {
     cluster: Cluster,
     rbac: Arc<Rbac>,
     reviews: AccessReviews,
+}
+
+/// Why the roles and bindings of a cluster could not be read.
+#[derive(Debug, thiserror::Error)]
+pub enum ReadError {
+    /// The account that asks lacks a right.
+    #[error(
+        "this account may not list and watch {0} (deploy/rbac/registry.yaml has the rights that it takes)"
+    )]
+    Forbidden(&'static str, #[source] ClusterError),
+    /// The API server does not tell them.
+    #[error("{0} cannot be read")]
+    Untold(&'static str, #[source] ClusterError),
+    /// It began to, and did not come to the end.
+    #[error(transparent)]
+    Unfinished(#[from] Lost),
 }
 
 impl WatchedBindings {
@@ -68,8 +84,13 @@ impl WatchedBindings {
     /// Decides by the roles and bindings that `cluster` has now.
     ///
     /// # Errors
-    /// [`Lost`] when they could not be read within half a minute; the log says why.
-    pub async fn read(cluster: &Cluster) -> Result<Arc<Rbac>, Lost> {
+    /// [`ReadError`]: at once if they may not be read or nobody answers, and after half a minute if that takes longer.
+    pub async fn read(cluster: &Cluster) -> Result<Arc<Rbac>, ReadError> {
+        // A watch tries again for ever, and only the log hears why. Whoever waits for an answer wants to know it.
+        try_to_follow::<objects::ClusterRole>(cluster).await?;
+        try_to_follow::<objects::Role>(cluster).await?;
+        try_to_follow::<objects::ClusterRoleBinding>(cluster).await?;
+        try_to_follow::<objects::RoleBinding>(cluster).await?;
         let rbac = Arc::new(Rbac::default());
         let upkeep = Self::follow(cluster, &rbac);
         let all_read = async {
@@ -82,7 +103,8 @@ impl WatchedBindings {
             () = all_read => {}
             () = tokio::time::sleep(READ_TIMEOUT) => {}
         }
-        cluster.ensure_known().map(|()| rbac)
+        cluster.ensure_known()?;
+        Ok(rbac)
     }
 }
 
@@ -109,6 +131,23 @@ pub fn is_restricted(caller: &Identity) -> bool {
 /// Watches all objects of one kind.
 fn follow<K: Kind>(cluster: &Cluster, rbac: &Arc<Rbac>) -> Upkeep {
     cluster.watch(K::NAME, Heard::<K>(Arc::clone(rbac), PhantomData))
+}
+
+/// Finds out whether all objects of one kind may be listed and watched, and can be.
+async fn try_to_follow<K: Kind>(cluster: &Cluster) -> Result<(), ReadError> {
+    begin_to_follow::<K>(cluster).await.map_err(|error| match error {
+        error @ ClusterError::Refused { code: 403, .. } => ReadError::Forbidden(K::NAME, error),
+        error => ReadError::Untold(K::NAME, error),
+    })
+}
+
+/// Lists one, and begins to watch all from there on, so that nothing is told a second time.
+async fn begin_to_follow<K: Kind>(cluster: &Cluster) -> Result<(), ClusterError> {
+    let api: Api<K> = Api::all(cluster.client());
+    let (page, watching) = (ListParams::default().limit(1), WatchParams::default().timeout(1));
+    let one = cluster.ask(About::Somebody, || api.list(&page)).await?;
+    let version = one.metadata.resource_version.unwrap_or_default();
+    cluster.ask(About::Somebody, || api.watch(&watching, &version)).await.map(drop)
 }
 
 /// A kind of object of role-based access control.

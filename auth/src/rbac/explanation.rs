@@ -117,12 +117,23 @@ impl Policy {
         Some(self.bind(caller, namespace, RoleRef { kind, name: name.to_string() }))
     }
 
+    /// Tells whether a role allows what is `wanted` to whom it is given in the whole cluster.
+    pub fn allows_in_cluster(&self, role: &RoleRef, wanted: &ResourceAttributes<'_>) -> bool {
+        let rules = self.cluster.roles.get(role.name.as_str()).filter(|_| role.kind == RoleKind::ClusterRole);
+        rules.is_some_and(|rules| rules.iter().any(|rule| rule.allows(wanted)))
+    }
+
     fn bind(&self, caller: &Identity, namespace: &str, role: RoleRef) -> Remedy {
         let in_cluster = namespace.is_empty();
-        let account = caller.name.strip_prefix(SERVICE_ACCOUNT_PREFIX);
-        let short_name = account.and_then(|account| account.split(':').next_back()).unwrap_or(&caller.name);
+        let account = account(&caller.name);
+        let short_name = account.map_or(caller.name.as_str(), |(_, name)| name);
         let base = format!("{}-{}", role.name.trim_start_matches("system:"), short_name);
         let base = base.replace(|letter: char| !letter.is_ascii_alphanumeric() && letter != '-', "-");
+        // kubectl takes what begins with a hyphen for a flag, and no name after `--`.
+        let base = match base.trim_start_matches('-') {
+            "" => "binding".to_owned(),
+            base => base.to_owned(),
+        };
         let place = (!in_cluster).then_some(namespace);
         let bindings = self.namespaces.get(namespace).filter(|_| !in_cluster).unwrap_or(&self.cluster);
         let is_free = |name: &String| !bindings.bindings.contains_key(label(place, name).as_str());
@@ -138,7 +149,7 @@ impl Policy {
             RoleKind::ClusterRole => "clusterrole",
         };
         let whom = match account {
-            Some(account) => format!("--serviceaccount={}", quoted(account)),
+            Some((namespace, name)) => format!("--serviceaccount={namespace}:{name}"),
             None => format!("--user={}", quoted(&caller.name)),
         };
         let kubectl = format!(
@@ -146,16 +157,17 @@ impl Policy {
             quoted(&binding),
             quoted(&role.name)
         );
-        let (name, user) = (quoted(&role.name), quoted(&caller.name));
+        // After `--` nothing is a flag: a user may be called `-zother`, which would give the role to another.
+        let names = format!("-- {} {}", quoted(&role.name), quoted(&caller.name));
         let oc = match (place, role.kind) {
-            (None, _) => format!("oc adm policy add-cluster-role-to-user {name} {user}"),
+            (None, _) => format!("oc adm policy add-cluster-role-to-user {names}"),
             (Some(namespace), RoleKind::ClusterRole) => {
-                format!("oc policy add-role-to-user {name} {user} -n {}", quoted(namespace))
+                format!("oc policy add-role-to-user --namespace={} {names}", quoted(namespace))
             }
             (Some(namespace), RoleKind::Role) => {
                 let namespace = quoted(namespace);
                 format!(
-                    "oc policy add-role-to-user {name} {user} -n {namespace} --role-namespace={namespace}"
+                    "oc policy add-role-to-user --namespace={namespace} --role-namespace={namespace} {names}"
                 )
             }
         };
@@ -263,6 +275,17 @@ fn is_for_registries(kind: RoleKind, name: &str, rules: &[PolicyRule]) -> bool {
 /// Whether it is the role of the cluster that has this name, and none of a namespace that somebody called the same.
 fn is_cluster_role(kind: RoleKind, name: &str, known: &str) -> bool {
     kind == RoleKind::ClusterRole && name == known
+}
+
+/// The namespace and the name of the service account that a user is. A user who has but the prefix of one is none that
+/// kubectl takes for one, and a binding can name them as a user alone.
+fn account(user: &str) -> Option<(&str, &str)> {
+    let account = user.strip_prefix(SERVICE_ACCOUNT_PREFIX)?.split_once(':')?;
+    let is_name = |text: &str| {
+        text.starts_with(|letter: char| letter.is_ascii_alphanumeric())
+            && text.chars().all(|letter| letter.is_ascii_alphanumeric() || "-.".contains(letter))
+    };
+    (is_name(account.0) && is_name(account.1)).then_some(account)
 }
 
 /// A word for a shell.

@@ -466,7 +466,7 @@ fn a_denial_says_what_is_missing_and_what_would_help() {
         of(
             "kubectl create rolebinding image-puller-new --namespace=team --clusterrole=system:image-puller \
              --serviceaccount=tools:new",
-            "oc policy add-role-to-user system:image-puller system:serviceaccount:tools:new -n team"
+            "oc policy add-role-to-user --namespace=team -- system:image-puller system:serviceaccount:tools:new"
         )
     );
     let (kubectl, _) = help("tools:new", &[pull, push]).unwrap();
@@ -476,7 +476,7 @@ fn a_denial_says_what_is_missing_and_what_would_help() {
         of(
             "kubectl create clusterrolebinding image-puller-o-hara---co --clusterrole=system:image-puller \
              --user='o'\\''hara & co'",
-            "oc adm policy add-cluster-role-to-user system:image-puller 'o'\\''hara & co'"
+            "oc adm policy add-cluster-role-to-user -- system:image-puller 'o'\\''hara & co'"
         )
     );
     // The least role that will do; a role of the namespace counts there.
@@ -484,7 +484,7 @@ fn a_denial_says_what_is_missing_and_what_would_help() {
     assert!(kubectl.contains("--clusterrole=registry-editor "), "{kubectl}");
     let (kubectl, oc) = help("bob", &["create imagesignatures team"]).unwrap();
     assert!(kubectl.contains("--role=signer "), "{kubectl}");
-    assert!(oc.ends_with("-n team --role-namespace=team"), "{oc}");
+    assert_eq!(oc, "oc policy add-role-to-user --namespace=team --role-namespace=team -- signer bob");
     let (kubectl, _) = help("bob", &["delete images"]).unwrap();
     assert!(kubectl.contains("--clusterrole=system:image-pruner "), "{kubectl}");
     assert_eq!(Policy::default().remedy(&caller("bob"), &[wanted(pull)]), None);
@@ -633,7 +633,57 @@ fn a_name_in_the_cluster_is_never_taken_for_what_is_advised() {
     let remedy = policy.remedy(&caller("o'hara\n\u{1b}7\\"), &[wanted(pull)]).unwrap();
     let user = r"$'o\'hara\012\0337\\'";
     assert!(remedy.kubectl.ends_with(&format!(" --user={user}")), "{}", remedy.kubectl);
-    assert!(remedy.oc.ends_with(&format!(" {user} -n team")), "{}", remedy.oc);
+    assert!(remedy.oc.ends_with(&format!(" -- system:image-puller {user}")), "{}", remedy.oc);
+}
+
+#[test]
+fn no_name_is_taken_for_a_flag_of_what_is_advised() {
+    const PULL: [&str; 3] = ["'' image.openshift.io", "imagestreams/layers", "get"];
+    let wanted = wanted("get imagestreams/layers team/app");
+    let remedy = policy(OBJECTS).remedy(&caller("-zother"), &[wanted]).unwrap();
+    assert_eq!(
+        remedy.kubectl,
+        "kubectl create rolebinding image-puller--zother --namespace=team --clusterrole=system:image-puller \
+         --user=-zother"
+    );
+    assert_eq!(remedy.oc, "oc policy add-role-to-user --namespace=team -- system:image-puller -zother");
+    // A role may be called so, too.
+    let roles = [role_of(None, "--namespace=other", &[PULL]), role_of(Some("team"), "-", &[PULL])];
+    let mut policy = Policy::new(roles, []);
+    let remedy = policy.remedy(&caller("ann"), &[wanted]).unwrap();
+    assert_eq!(
+        (&*remedy.kubectl, &*remedy.oc),
+        (
+            "kubectl create rolebinding ann --namespace=team --role=- --user=ann",
+            "oc policy add-role-to-user --namespace=team --role-namespace=team -- - ann"
+        )
+    );
+    let nobody = policy.remedy(&caller("日本"), &[wanted]).unwrap().kubectl;
+    assert!(nobody.starts_with("kubectl create rolebinding binding --namespace=team "), "{nobody}");
+    policy.remove(role_of(Some("team"), "-", &[]));
+    let remedy = policy.remedy(&caller("ann"), &[wanted]).unwrap();
+    assert!(
+        remedy.kubectl.starts_with("kubectl create rolebinding namespace-other-ann --namespace=team "),
+        "{}",
+        remedy.kubectl
+    );
+    assert!(remedy.kubectl.contains(" --clusterrole='--namespace=other' "), "{}", remedy.kubectl);
+    assert!(remedy.oc.ends_with(" --namespace=team -- '--namespace=other' ann"), "{}", remedy.oc);
+}
+
+#[test]
+fn whoever_has_but_the_prefix_of_an_account_is_advised_for_as_a_user() {
+    let policy = policy(OBJECTS);
+    let flag = |name: &str| {
+        let user = Identity { name: name.to_owned(), ..Identity::default() };
+        let remedy = policy.remedy(&user, &[wanted("get imagestreams/layers team/app")]).unwrap();
+        remedy.kubectl.rsplit_once(" --").unwrap().1.to_owned()
+    };
+    assert_eq!(flag("system:serviceaccount:tools:new.one"), "serviceaccount=tools:new.one");
+    for name in ["bad", "", ":", "tools:", ":new", "tools:new:er", "tools:-new", "-tools:new"] {
+        let name = format!("system:serviceaccount:{name}");
+        assert_eq!(flag(&name), format!("user={name}"));
+    }
 }
 
 /// What Kubernetes does, line by line: every binding in turn, every subject, every rule.
