@@ -33,12 +33,22 @@ pub(crate) use workstation::Workstation;
 
 /// Asks again and again until it is so, for longer than anything here takes: a silent API server is noticed after 70 s.
 pub(crate) async fn until(is_so: impl AsyncFn() -> bool) {
+    within(Duration::from_secs(120), is_so).await;
+}
+
+/// The same where it is promised to be so at once: for as long as a busy machine may take over that, and not for as long as what is
+/// looked at again now and then.
+pub(crate) async fn soon(is_so: impl AsyncFn() -> bool) {
+    within(Duration::from_secs(15), is_so).await;
+}
+
+async fn within(limit: Duration, is_so: impl AsyncFn() -> bool) {
     let asking = async {
         while !is_so().await {
             sleep(Duration::from_millis(20)).await;
         }
     };
-    timeout(Duration::from_secs(120), asking).await.expect("in the end it is so");
+    timeout(limit, asking).await.unwrap_or_else(|_| panic!("it is not so within {limit:?}"));
 }
 
 /// 1,048,576 bytes.

@@ -1,5 +1,6 @@
 //! Beside a real Kubernetes cluster.
 
+mod asking;
 mod control_plane;
 mod decisions;
 mod node;

@@ -32,12 +32,16 @@ impl DeletedTags {
         &self.named
     }
 
-    /// How many went, named or not.
+    /// How many went, named or not. One that is not named, and was pushed and went again meanwhile, is counted twice.
     pub fn count(&self) -> usize {
         self.count
     }
 
     fn add(&mut self, tag: &Tag) {
+        // It was pushed again after it went.
+        if self.named.contains(tag) {
+            return;
+        }
         self.count += 1;
         if self.named.len() < Self::MOST_NAMED {
             self.named.push(tag.clone());
@@ -212,4 +216,23 @@ pub(crate) enum TagsOf {
     Any,
     /// Those that lead nowhere: none, once the repository holds such a manifest (again).
     NoManifest,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_tag_that_goes_twice_is_named_and_counted_once() {
+        let tags = |range: std::ops::Range<usize>| -> Vec<Tag> {
+            range.map(|number| format!("v{number:03}").parse().unwrap()).collect()
+        };
+        let mut gone = DeletedTags::default();
+        let (first, pushed_again, more) = (tags(0..3), tags(1..2), tags(3..200));
+        for tag in first.iter().chain(&pushed_again).chain(&more).chain(&first) {
+            gone.add(tag);
+        }
+        assert_eq!(gone.named(), tags(0..DeletedTags::MOST_NAMED));
+        assert_eq!(gone.count(), 200);
+    }
 }

@@ -5,7 +5,7 @@ use hyper::{Method, StatusCode};
 
 use crate::{
     clients::containers::Containers,
-    harness::{Cluster, TestRegistry, cluster::account, secrets, until},
+    harness::{Cluster, TestRegistry, cluster::account, secrets, soon, until},
 };
 
 #[tokio::test]
@@ -49,7 +49,7 @@ async fn a_service_account_pushes_and_pulls_as_far_as_role_bindings_say_so() {
     for binding in ["example-sa-builds", "example-sa-pulls"] {
         cluster.kubectl(["delete", "rolebinding", binding, "-n", &*namespace]).await;
     }
-    until(async || answers(Method::GET, tags.clone(), StatusCode::FORBIDDEN).await).await;
+    soon(async || answers(Method::GET, tags.clone(), StatusCode::FORBIDDEN).await).await;
     alice.podman("rmi --all --force").await;
     let refused = alice.podman_in_vain(format!("pull {image}")).await;
     assert!(refused.contains("denied") || refused.contains("403"), "{refused}");

@@ -6,8 +6,8 @@ use bytes::Bytes;
 use hyper::{Method, StatusCode};
 use tokio::time::timeout;
 
-use super::permission::{Asking, measured, metric, robots};
-use crate::harness::{Cluster, Image, Layer, TestRegistry, cluster::ISSUER, paper_cluster::binding, until};
+use super::asking::{Asking, an_image, measured, metric, robots};
+use crate::harness::{Cluster, TestRegistry, cluster::ISSUER, paper_cluster::binding, until};
 
 /// Whether the API server is heard of.
 const HEARD: &str = "wharf_cluster_heard";
@@ -16,14 +16,14 @@ const HEARD: &str = "wharf_cluster_heard";
 const LONGEST_WAIT: Duration = Duration::from_secs(20);
 
 #[tokio::test]
-async fn whoever_is_known_goes_on_pulling_while_the_api_server_is_away() {
+async fn whoever_is_known_goes_on_while_the_api_server_is_away() {
     let Some(cluster) = Cluster::start() else { return };
     let (leave, come_back) = (Cluster::kill_api_server, Cluster::start_api_server);
     outage(cluster.await, leave, come_back).await;
 }
 
 #[tokio::test]
-async fn whoever_is_known_goes_on_pulling_while_the_api_server_is_frozen() {
+async fn whoever_is_known_goes_on_while_the_api_server_is_frozen() {
     let Some(cluster) = Cluster::start() else { return };
     let (leave, come_back) =
         (Cluster::freeze_api_server, async |cluster: &mut Cluster| cluster.thaw_api_server());
@@ -108,8 +108,4 @@ async fn outage(
     until(async || elsewhere.pull(&known, "v1", &image).await == StatusCode::OK).await;
     cluster.kubectl(["delete", "rolebinding", "--all", "-n", &*namespace]).await;
     until(async || asking.pull(&given, "v1", &image).await == StatusCode::FORBIDDEN).await;
-}
-
-fn an_image() -> Image {
-    Image::of(vec![Layer::random(100)])
 }

@@ -4,9 +4,9 @@ use bytes::Bytes;
 use hyper::{Method, StatusCode};
 use serde_json::{Value, json};
 
-use super::permission::{Asking, QUESTIONS, measured, metric};
+use super::asking::{Asking, QUESTIONS, an_image, measured, metric};
 use crate::harness::{
-    Cluster, Image, Layer, TestRegistry,
+    Cluster, TestRegistry,
     cluster::{ISSUER, account},
     paper_cluster::{binding, binding_of},
     registry::overlay,
@@ -37,10 +37,6 @@ async fn settings(cluster: &Cluster) -> Value {
     let kubernetes = json!({ "permission": "accessreviews", "revocation": "1h" });
     overlay(&mut settings, &json!({ "auth": { "kubernetes": kubernetes } }));
     settings
-}
-
-fn an_image() -> Image {
-    Image::of(vec![Layer::random(100)])
 }
 
 #[tokio::test]

@@ -3,20 +3,19 @@
 
 use std::time::Duration;
 
-use bytes::Bytes;
 use futures_util::future::join_all;
-use hyper::{Method, StatusCode};
+use hyper::StatusCode;
 use serde_json::{Value, json};
 use tokio::time::{Instant, sleep_until};
 use uuid::Uuid;
 
-use super::permission::{Asking, QUESTIONS, measured, metric, robots, with};
+use super::asking::{Asking, QUESTIONS, measured, metric, robots, with};
 use crate::harness::{
     Cluster, TestRegistry,
     cluster::{Api, ISSUER, account},
     paper_cluster::binding,
     registry::overlay,
-    until,
+    soon, until,
 };
 
 /// How much later than promised it is looked whether a token has ended: what the last question may take on a busy machine.
@@ -39,9 +38,9 @@ async fn what_is_deleted_in_the_cluster_lets_nobody_in_any_more() {
     let user = registry.user("someone");
     let (namespace, asking) = robots(cluster, &user, "gone").await;
     let admin = cluster.admin();
-    let are_answered = async |tokens: [&str; 2], status: StatusCode| {
+    let are_soon_answered = async |tokens: [&str; 2], status: StatusCode| {
         for token in tokens {
-            until(async || asking.status(token).await == status).await;
+            soon(async || asking.status(token).await == status).await;
         }
     };
     let own = cluster.token(&namespace, "robot", ISSUER).await;
@@ -52,11 +51,11 @@ async fn what_is_deleted_in_the_cluster_lets_nobody_in_any_more() {
 
     // A right goes before its owner does, and comes back.
     cluster.kubectl(["delete", "rolebinding", "system:image-puller", "-n", &*namespace]).await;
-    are_answered([&own, &given], StatusCode::FORBIDDEN).await;
+    are_soon_answered([&own, &given], StatusCode::FORBIDDEN).await;
     cluster.apply(&binding(&namespace, "robot", "system:image-puller")).await;
-    are_answered([&own, &given], StatusCode::NOT_FOUND).await;
+    are_soon_answered([&own, &given], StatusCode::NOT_FOUND).await;
     admin.delete(&format!("/api/v1/namespaces/{namespace}/serviceaccounts/robot")).await;
-    are_answered([&own, &given], StatusCode::UNAUTHORIZED).await;
+    are_soon_answered([&own, &given], StatusCode::UNAUTHORIZED).await;
     assert_eq!(metric(&user, QUESTIONS).await, asked, "nobody was asked");
 
     // An account that has the name of another is another.
@@ -67,12 +66,14 @@ async fn what_is_deleted_in_the_cluster_lets_nobody_in_any_more() {
         assert_eq!(asking.status(token).await, StatusCode::UNAUTHORIZED);
     }
 
-    // With a namespace goes everything in it.
+    // With a namespace goes everything in it, once a controller has come to that.
     let given = asking.registry_token(&new).await;
     assert!(asking.may_pull(&given).await);
     let asked = metric(&user, QUESTIONS).await;
     admin.delete(&format!("/api/v1/namespaces/{namespace}")).await;
-    are_answered([&new, &given], StatusCode::UNAUTHORIZED).await;
+    let accounts = format!("/api/v1/namespaces/{namespace}/serviceaccounts");
+    until(async || admin.get(&accounts).await["items"].as_array().is_none_or(Vec::is_empty)).await;
+    are_soon_answered([&new, &given], StatusCode::UNAUTHORIZED).await;
     assert_eq!(metric(&user, QUESTIONS).await, asked, "nobody was asked");
 }
 
@@ -131,10 +132,10 @@ async fn what_is_bound_to_a_pod_or_secret_ends_with_it_within_the_time_that_is_c
     }
 }
 
-/// Shows a registry what is bound to something that has been `gone` since a moment, and what it was `given` for that: again and again until
-/// `revocation` is over, and then once more, when none of it may be good. The API server remembers a token, the registry what it was told,
-/// and whom it has found: it takes longest if each does so in its last moment. So each of `late` is first shown a step after the one
-/// before, and so is all that the registry gives meanwhile.
+/// Shows a registry what is `bound` to something that has been `gone` since a moment, again and again until `revocation` is over, and
+/// once each token that it gives for these meanwhile. Then none of all that may be good, nor what it had `given` before. The API server
+/// remembers a token, the registry what it was told, and whom it has found: it takes longest if each does so in its last moment. So each of
+/// `late` is first shown a step after the one before, and with each step come tokens of the registry that it has not been shown either.
 async fn assert_ended_after(
     revocation: Duration,
     gone: Instant,
@@ -151,7 +152,7 @@ async fn assert_ended_after(
         let before = given.len();
         for token in &bound {
             asking.status(token).await; // It may be good or not.
-            given.extend(token_for(asking, token).await);
+            given.extend(asking.registry_token_if_good(token).await);
         }
         for token in &given[before..] {
             asking.status(token).await;
@@ -174,17 +175,6 @@ async fn log_in(asking: &Asking<'_>, tokens: &[String]) -> Vec<String> {
         given.push(new);
     }
     given
-}
-
-/// What a registry gives for a token, if it takes that one.
-async fn token_for(asking: &Asking<'_>, token: &str) -> Option<String> {
-    let headers = [("authorization", &*format!("Bearer {token}"))];
-    let answer = asking.user.ask(Method::GET, "/token", &headers, Bytes::new()).await;
-    if answer.status == StatusCode::OK {
-        return Some(answer.json()["token"].as_str().unwrap().to_owned());
-    }
-    answer.expect(StatusCode::UNAUTHORIZED);
-    None
 }
 
 /// Whether the API server takes a token for one of these audiences, or, without any, for itself.

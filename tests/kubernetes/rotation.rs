@@ -1,6 +1,6 @@
 //! The key that signs the tokens of accounts is replaced, as clusters do from time to time.
 
-use super::permission::{QUESTIONS, measured, metric, robots};
+use super::asking::{QUESTIONS, measured, metric, robots};
 use crate::harness::{Cluster, TestRegistry, cluster::ISSUER, until};
 
 #[tokio::test]

@@ -4,7 +4,7 @@ use futures_util::{StreamExt, stream};
 use hyper::StatusCode;
 use serde_json::json;
 
-use super::permission::Asking;
+use super::asking::Asking;
 use crate::harness::{
     Cluster, TestRegistry,
     cluster::{ISSUER, Lists},
