@@ -416,8 +416,8 @@ fn source(request: &Parts) -> IpAddr {
 
 #[cfg(test)]
 mod tests {
-    use std::sync::atomic::{AtomicU64, Ordering};
     use std::convert::Infallible;
+    use std::sync::atomic::{AtomicU64, Ordering};
     use std::time::UNIX_EPOCH;
 
     use auth::{Attempts, AuthenticatorOptions, RegistryTokenKeys};
