@@ -76,15 +76,20 @@ class Answers(http.server.BaseHTTPRequestHandler):
         if from_the_beginning:
             for n in range(0, len(objects), 100):
                 self.chunk("".join('{"type":"ADDED","object":%s}\n' % item for item in objects[n : n + 100]))
-            end = {"resourceVersion": "1000000", "annotations": {"k8s.io/initial-events-end": "true"}}
-            self.chunk(json.dumps({"type": "BOOKMARK", "object": {"apiVersion": "v1", "kind": "X", "metadata": end}}) + "\n")
-        if path != self.server.forgotten:
-            NEVER.wait()
-        self.server.readings.release()
-        self.server.forgets.wait()
+            self.bookmark({"annotations": {"k8s.io/initial-events-end": "true"}})
+        is_forgotten = path == self.server.forgotten
+        if is_forgotten:
+            self.server.readings.release()
+        # Of whom nothing is heard for a minute is taken for dead.
+        while not (self.server.forgets if is_forgotten else NEVER).wait(20):
+            self.bookmark({})
         self.server.forgets.clear()
         self.chunk(json.dumps({"type": "ERROR", "object": {"kind": "Status", "code": 410, "message": "too old", "reason": "Expired"}}) + "\n")
         self.chunk("")
+
+    def bookmark(self, more):
+        metadata = {"resourceVersion": "1000000"} | more
+        self.chunk(json.dumps({"type": "BOOKMARK", "object": {"apiVersion": "v1", "kind": "X", "metadata": metadata}}) + "\n")
 
     def answer(self, status, text):
         self.send_response(status)
