@@ -11,15 +11,15 @@ NEVER = threading.Event()
 
 
 class ApiServer(http.server.ThreadingHTTPServer):
-    """Tells of `objects`: JSON texts by the path of their kind. Those at the path `forgotten` it has to be asked for anew each time that
+    """Tells of `objects`: JSON texts by the path of their kind, and of its public keys, a JWKS. Those at the path `forgotten` it has to be asked for anew each time that
     `forgets` is set; `readings` counts how often they were read."""
 
     daemon_threads = True
     request_queue_size = 500
 
-    def __init__(self, objects, streams_lists=True, forgotten=None):
+    def __init__(self, objects, keys='{"keys":[]}', streams_lists=True, forgotten=None):
         super().__init__(("127.0.0.1", 0), Answers)
-        self.objects, self.streams_lists, self.forgotten = objects, streams_lists, forgotten
+        self.objects, self.keys, self.streams_lists, self.forgotten = objects, keys, streams_lists, forgotten
         self.forgets, self.readings = threading.Event(), threading.Semaphore(0)
 
     @contextlib.contextmanager
@@ -45,7 +45,9 @@ class Answers(http.server.BaseHTTPRequestHandler):
         asked = dict(part.partition("=")[::2] for part in query.split("&"))
         objects = self.server.objects.get(path, [])
         with contextlib.suppress(BrokenPipeError, ConnectionResetError):
-            if asked.get("watch") == "true":
+            if path == "/openid/v1/jwks":
+                self.answer(200, self.server.keys)
+            elif asked.get("watch") == "true":
                 self.watch(path, objects, "sendInitialEvents" in asked)
             else:
                 begin, size = int(asked.get("continue", 0)), int(asked.get("limit", len(objects) or 1))
