@@ -217,6 +217,10 @@ impl Authenticators {
         }
         let (mut attempt, mut was_guess) = (None, false);
         let mut verdict = Verdict::Rejected("nobody here knows the credential".into());
+        // What is counted is looked for in no file again, so that none may have been left out.
+        let may_be_in_a_file = |index: usize| {
+            self.steps.iter().skip(index).any(|(_, attempts)| *attempts == Attempts::OncePerChange)
+        };
         for (index, (authenticator, attempts)) in self.steps.iter().enumerate() {
             let is_limited = *attempts != Attempts::Unlimited;
             if is_limited && attempt.is_none() {
@@ -235,21 +239,25 @@ impl Authenticators {
                 }
                 Err(AuthenticationError::Rejected(reason)) => {
                     verdict = Verdict::Rejected(reason.into());
-                    // What is counted is looked for in no file again, so that none may have been left out.
-                    let mut rest = self.steps.iter().skip(index);
-                    if rest.any(|(_, attempts)| *attempts == Attempts::OncePerChange) {
+                    if may_be_in_a_file(index) {
                         attempt = None;
                     }
                     break;
                 }
                 Err(AuthenticationError::Unavailable(error)) => {
-                    // Or passwords could be guessed freely while those cannot be asked who are asked next.
-                    if was_guess {
-                        fail(attempt, past);
-                    } else {
-                        attempt.into_iter().for_each(Attempt::forgive);
-                    }
-                    // Nothing was found out: what was good may still be, and what was counted still is.
+                    let past = match past {
+                        _ if !was_guess => {
+                            attempt.into_iter().for_each(Attempt::forgive);
+                            past
+                        }
+                        // Or passwords could be guessed freely while those cannot be asked who are asked next.
+                        Past::Unknown if !may_be_in_a_file(index) => count(attempt, past),
+                        // What was good may still be, and what was counted still is.
+                        Past::Unknown | Past::Good | Past::Counted(_) => {
+                            fail(attempt, past);
+                            past
+                        }
+                    };
                     return Ok((Verdict::Unavailable(error.into()), past));
                 }
                 Err(error @ AuthenticationError::TooManyFailures { .. }) => return Err(error),

@@ -270,7 +270,7 @@ impl Cluster {
         let _turn = queue.turn().await.inspect_err(|_| {
             self.0.unasked.fetch_add(1, Ordering::Relaxed);
         })?;
-        let answer = self.put(question).await;
+        let answer = self.put(question, || queue.hear()).await;
         if !answer.as_ref().is_err_and(ClusterError::is_outage) {
             queue.hear();
         }
@@ -289,8 +289,9 @@ impl Cluster {
         }
     }
 
-    /// Puts a question whose turn it is. Only from here on does it matter how long that takes.
-    async fn put<T, F>(&self, question: impl Fn() -> F) -> Result<T, ClusterError>
+    /// Puts a question whose turn it is. Only from here on does it matter how long that takes. Each time that the API server puts it
+    /// off is noted by `hear` at once: whoever waits must know that it is not silent before they have waited long enough to think so.
+    async fn put<T, F>(&self, question: impl Fn() -> F, hear: impl Fn()) -> Result<T, ClusterError>
     where
         F: Future<Output = kube::Result<T>>,
     {
@@ -302,13 +303,12 @@ impl Cluster {
             let mut pauses = PUT_OFF_FOR.into_iter();
             loop {
                 match question().await.map_err(ClusterError::from) {
-                    Err(error) if error.is_put_off() => match pauses.next() {
-                        Some(pause) => {
-                            put_off = Some(error);
-                            tokio::time::sleep(pause).await;
-                        }
-                        None => return Err(error),
-                    },
+                    Err(error) if error.is_put_off() => {
+                        hear();
+                        let Some(pause) = pauses.next() else { return Err(error) };
+                        put_off = Some(error);
+                        tokio::time::sleep(pause).await;
+                    }
                     answer => return answer,
                 }
             }
@@ -365,7 +365,7 @@ impl FetchKeys for Cluster {
     async fn fetch(&self) -> Result<Vec<u8>, Box<dyn std::error::Error + Send + Sync>> {
         let request = http::Request::get("/openid/v1/jwks").body(Vec::new())?;
         // They are fetched by one at a time. So they need no turn, and nobody who takes all of these keeps old keys good.
-        let answer = self.put(|| self.0.client.request_text(request.clone())).await?;
+        let answer = self.put(|| self.0.client.request_text(request.clone()), || {}).await?;
         Ok(answer.into_bytes())
     }
 }

@@ -46,9 +46,9 @@ pub fn push_everything() -> ResourceAttributes<'static> {
     everywhere("update", "imagestreams", "layers")
 }
 
-/// To delete from all repositories takes this.
-pub fn delete_everything() -> ResourceAttributes<'static> {
-    everywhere("delete", "imagestreams", "")
+/// To delete from all repositories takes one of these.
+pub fn delete_everything() -> [ResourceAttributes<'static>; 2] {
+    ["imagestreams", "images"].map(|resource| everywhere("delete", resource, ""))
 }
 
 /// The same right in each of the groups that it may be given in; one is enough.

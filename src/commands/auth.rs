@@ -320,16 +320,17 @@ fn extent(policy: &Policy, act: &Act, remedy: &Remedy) -> String {
     if act.first_of_each_need().iter().any(is_local) {
         return String::new();
     }
-    let gives = |right: &ResourceAttributes<'_>| {
-        rights::in_each_group(right).any(|right| policy.allows_in_cluster(&remedy.role, &right))
+    let gives = |alternatives: &[ResourceAttributes<'_>]| {
+        let mut rights = alternatives.iter().flat_map(rights::in_each_group);
+        rights.any(|right| policy.allows_in_cluster(&remedy.role, &right))
     };
     let given: Vec<&str> = [
-        ("pull from", rights::pull_everything()),
-        ("push to", rights::push_everything()),
-        ("delete from", rights::delete_everything()),
+        ("pull from", gives(&[rights::pull_everything()])),
+        ("push to", gives(&[rights::push_everything()])),
+        ("delete from", gives(&rights::delete_everything())),
     ]
-    .iter()
-    .filter_map(|(act, right)| gives(right).then_some(*act))
+    .into_iter()
+    .filter_map(|(act, given)| given.then_some(act))
     .collect();
     if given.is_empty() {
         return String::new();

@@ -154,6 +154,19 @@ fn what_is_given_in_the_whole_cluster_is_said_to_count_there() {
     }
     let refused = can_i(&config, "push team/app --as alice");
     assert!(!refused.output.contains("In the whole cluster"), "{}", refused.output);
+
+    // Where nobody else lists them there is the pruner's role, which deletes what it lists.
+    let nothing = ["registry-viewer", "registry-editor"].map(|name| {
+        json!({
+            "apiVersion": "rbac.authorization.k8s.io/v1", "kind": "ClusterRole",
+            "metadata": { "name": name }, "rules": [],
+        })
+        .to_string()
+    });
+    cluster.apply("nothing", &nothing.join("\n---\n"));
+    let refused = can_i(&config, "list --as alice");
+    let warning = "\nIn the whole cluster system:image-pruner lets them delete from every repository.\n";
+    assert!(refused.output.contains(warning), "{}", refused.output);
 }
 
 #[test]

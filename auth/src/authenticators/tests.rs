@@ -585,6 +585,25 @@ async fn a_wrong_password_stays_one_that_was_counted_while_somebody_cannot_be_as
 }
 
 #[tokio::test(start_paused = true)]
+async fn what_is_first_shown_while_somebody_cannot_be_asked_is_one_guess_too() {
+    let (on_disk, behind) = (Scripted::new(Answer::NotMine), Scripted::new(Answer::Unavailable));
+    let chain = slow_to_forget()
+        .then(on_disk.clone(), Attempts::OncePerChange)
+        .then(behind.clone(), Attempts::Limited);
+    for _ in 0..10 {
+        let error = chain.identify(&token("hers"), HERE).await.unwrap_err();
+        assert!(matches!(error, AuthenticationError::Unavailable(_)), "{error}");
+        tokio::time::advance(Duration::from_secs(1)).await;
+    }
+    assert_eq!((on_disk.asked(), behind.asked()), (1, 10));
+    // It is nobody's guess once there is somebody to ask.
+    behind.says(is("carol"));
+    assert!(chain.identify(&token("hers"), HERE).await.is_ok());
+    behind.says(Answer::NotMine);
+    assert_eq!(heard(&chain, &passwords(0..50)).await, 18);
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_credential_in_use_is_heard_beside_guesses_also_once_somebody_could_not_be_asked() {
     let (on_disk, behind) = (Scripted::new(Answer::NotMine), Scripted::new(is("carol")));
     let chain = slow_to_forget()

@@ -1183,6 +1183,10 @@ async fn no_answer_outlives_its_time_because_the_api_server_is_busy() {
     let (decision, time) = taken(is_allowed()).await;
     assert_eq!((decision, time.as_secs(), script.asked().len()), (None, 1, 4));
     assert_eq!(*cluster.last(), Last::Answered);
+    // Nor where it seemed silent a moment ago.
+    *cluster.last() = Last::Unanswered;
+    let (decision, time) = taken(is_allowed()).await;
+    assert_eq!((decision, time.as_secs()), (None, 1));
 
     // If it says no more, it was heard all the same.
     let soon = Duration::from_millis(700);
