@@ -270,11 +270,7 @@ impl Cluster {
         let _turn = queue.turn().await.inspect_err(|_| {
             self.0.unasked.fetch_add(1, Ordering::Relaxed);
         })?;
-        let answer = self.put(question, || queue.hear()).await;
-        if !answer.as_ref().is_err_and(ClusterError::is_outage) {
-            queue.hear();
-        }
-        answer
+        self.put(question, || queue.hear()).await
     }
 
     /// How often it answered such questions. While that stays as it is, it answers none of them.
@@ -289,8 +285,9 @@ impl Cluster {
         }
     }
 
-    /// Puts a question whose turn it is. Only from here on does it matter how long that takes. Each time that the API server puts it
-    /// off is noted by `hear` at once: whoever waits must know that it is not silent before they have waited long enough to think so.
+    /// Puts a question whose turn it is. Only from here on does it matter how long that takes. That there is somebody who answers is
+    /// noted by `hear` at once, each time that the question is put off, too: whoever waits must know it before they have waited long
+    /// enough to think otherwise.
     async fn put<T, F>(&self, question: impl Fn() -> F, hear: impl Fn()) -> Result<T, ClusterError>
     where
         F: Future<Output = kube::Result<T>>,
@@ -302,9 +299,12 @@ impl Cluster {
         let asked = async {
             let mut pauses = PUT_OFF_FOR.into_iter();
             loop {
-                match question().await.map_err(ClusterError::from) {
+                let answer = question().await.map_err(ClusterError::from);
+                if !answer.as_ref().is_err_and(ClusterError::is_outage) {
+                    hear();
+                }
+                match answer {
                     Err(error) if error.is_put_off() => {
-                        hear();
                         let Some(pause) = pauses.next() else { return Err(error) };
                         put_off = Some(error);
                         tokio::time::sleep(pause).await;

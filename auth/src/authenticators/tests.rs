@@ -562,12 +562,18 @@ async fn a_file_is_asked_again_about_what_it_could_not_tell_or_was_not_asked() {
     }
 }
 
-#[tokio::test(start_paused = true)]
-async fn a_wrong_password_stays_one_that_was_counted_while_somebody_cannot_be_asked() {
-    let (on_disk, behind) = (Scripted::new(Answer::NotMine), Scripted::new(Answer::NotMine));
+/// A file that knows nobody, and behind it somebody who says this, as the API server is.
+fn a_file_before(answer: Answer) -> (Authenticators, Arc<Scripted>, Arc<Scripted>) {
+    let (on_disk, behind) = (Scripted::new(Answer::NotMine), Scripted::new(answer));
     let chain = slow_to_forget()
         .then(on_disk.clone(), Attempts::OncePerChange)
         .then(behind.clone(), Attempts::Limited);
+    (chain, on_disk, behind)
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_wrong_password_stays_one_that_was_counted_while_somebody_cannot_be_asked() {
+    let (chain, on_disk, behind) = a_file_before(Answer::NotMine);
     let wrong = passwords(0..10);
     assert_eq!(heard(&chain, &wrong).await, 10);
     behind.says(Answer::Unavailable);
@@ -586,10 +592,7 @@ async fn a_wrong_password_stays_one_that_was_counted_while_somebody_cannot_be_as
 
 #[tokio::test(start_paused = true)]
 async fn what_is_first_shown_while_somebody_cannot_be_asked_is_one_guess_too() {
-    let (on_disk, behind) = (Scripted::new(Answer::NotMine), Scripted::new(Answer::Unavailable));
-    let chain = slow_to_forget()
-        .then(on_disk.clone(), Attempts::OncePerChange)
-        .then(behind.clone(), Attempts::Limited);
+    let (chain, on_disk, behind) = a_file_before(Answer::Unavailable);
     for _ in 0..10 {
         let error = chain.identify(&token("hers"), HERE).await.unwrap_err();
         assert!(matches!(error, AuthenticationError::Unavailable(_)), "{error}");
@@ -605,10 +608,7 @@ async fn what_is_first_shown_while_somebody_cannot_be_asked_is_one_guess_too() {
 
 #[tokio::test(start_paused = true)]
 async fn a_credential_in_use_is_heard_beside_guesses_also_once_somebody_could_not_be_asked() {
-    let (on_disk, behind) = (Scripted::new(Answer::NotMine), Scripted::new(is("carol")));
-    let chain = slow_to_forget()
-        .then(on_disk.clone(), Attempts::OncePerChange)
-        .then(behind.clone(), Attempts::Limited);
+    let (chain, on_disk, behind) = a_file_before(is("carol"));
     let hers = token("hers");
     // As each of several threads asks that was shown nothing yet.
     assert!(chain.identify(&hers, HERE).await.is_ok());
